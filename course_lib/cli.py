@@ -1,0 +1,106 @@
+"""The command `course`. Engines are imported inside the commands, so that `course --help` answers at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="A course on LLM inference and RL training: run its loop, grade your exercises, look at the set-up.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+_ROOT = Path(__file__).resolve().parent.parent
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+
+
+@app.command()
+def doctor(
+    *,
+    imports: Annotated[bool, typer.Option(help="Import each engine, which takes most of the time.")] = True,
+) -> None:
+    """Look at the machine and the set-up, and say what to mend. The exit status is 1 where something failed."""
+    from course_lib.machine.doctor import diagnose
+    from course_lib.machine.facts import ENGINES, gather, try_import
+
+    console = Console()
+    tried = []
+    with console.status("") as status:
+        for module in ENGINES if imports else ():
+            status.update(f"Importing {module} ...")
+            tried.append(try_import(module))
+    try:
+        checks = diagnose(gather(tuple(tried)))
+    except ValueError as error:
+        _stop(error)
+    table = Table("check", "", "found", "what to do", title="The machine and the set-up", title_justify="left")
+    for check in checks:
+        style = _STYLES[check.status]
+        table.add_row(check.name, f"[{style}]{check.status}[/]", _plain(check.found), _plain(check.advice))
+    console.print(table)
+    failed = sum(check.status == "failed" for check in checks)
+    warned = sum(check.status == "warning" for check in checks)
+    console.print(f"{len(checks)} checks: {failed} failed, {warned} warnings.")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def policy(
+    name: Annotated[str, typer.Argument(help="tiny, smollm2, a folder, or a hub name such as org/name.")],
+) -> None:
+    """Prepare a policy, if it is not there yet, and print its folder."""
+    from course_lib.models import PolicyError, load_policy
+
+    try:
+        print(load_policy(name))
+    except PolicyError as error:
+        _stop(error)
+
+
+@app.command()
+def capstone(
+    *,
+    policy: Annotated[str, typer.Option(help="The policy to train; see `course policy --help`.")] = "smollm2",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 10,
+    run: Annotated[Path, typer.Option(help="The folder of the run's records.")] = Path("runs/capstone"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Run the whole loop: vLLM generates, rewards are computed, DeepSpeed trains, the policy goes back into vLLM."""
+    from course_lib.machine import prepare
+
+    prepare()
+    from course_lib.rl.capstone import main
+
+    main(policy=policy, steps=steps, run=run, resume=resume)
+
+
+@app.command()
+def grade(
+    exercises: Annotated[list[str] | None, typer.Argument(help="Lessons to grade, such as 01; all without it.")] = None,
+) -> None:
+    """Grade your exercises, and exit with status 1 where one is not solved yet."""
+    from course_lib.grading.cli import main
+
+    raise typer.Exit(main(exercises or []))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def notebooks(context: typer.Context) -> None:
+    """Build notebooks/, exercises/ and solutions/ from lessons/; options go to tools/build_notebooks.py."""
+    command = [sys.executable, str(_ROOT / "tools" / "build_notebooks.py"), *context.args]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def _plain(text: str) -> str:
+    """Return text that rich shows as it stands: a path may hold square brackets."""
+    return text.replace("[", r"\[")
+
+
+def _stop(error: Exception) -> None:
+    print(error, file=sys.stderr)
+    raise typer.Exit(1)

@@ -1,0 +1,50 @@
+"""The one place that sets the process environment that vLLM and DeepSpeed need to share a kernel."""
+
+import os
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from course_lib.machine.tier import tier
+
+
+def cache_dir() -> Path:
+    """Return the folder of what the course makes once: `$COURSE_CACHE`, else `llm-rl-course` in the user's cache."""
+    override = os.environ.get("COURSE_CACHE")
+    if override:
+        return Path(override).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm-rl-course"
+
+
+def prepare() -> None:
+    """Set this process's environment for vLLM and DeepSpeed; call it before either is imported.
+
+    Calling it twice is harmless. Values that are already set are kept, so a launcher's ranks and a reader's own
+    settings win.
+    """
+    os.environ.setdefault("TIER", tier())
+    # One process holds scheduler, worker and trainer: the loop hands live tensors over and can step by hand.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if tier() == "gpu" else "cpu")
+    if find_spec("flashinfer") is None:
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    # A kernel started as .venv/bin/python has no ninja on its PATH, and DeepSpeed builds its ops with it.
+    bin_dir = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    if bin_dir not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join(filter(None, [bin_dir, path]))
+    # DeepSpeed asks for a launcher's variables even where there is one rank.
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,67 @@
+"""What a training run decides, and how DeepSpeed is told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How the policy is trained: bf16 weights with an fp32 master copy, AdamW, ZeRO.
+
+    Attributes:
+        learning_rate: peak learning rate of AdamW.
+        warmup_steps: steps over which the learning rate rises linearly to its peak; 0 starts at the peak.
+        betas: AdamW's decay rates of the first and second moment.
+        weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: gradients are scaled down to this global 2-norm; 0 turns clipping off.
+        zero_stage: 0 replicates everything, 1 partitions the optimizer's state over the ranks, 2 the gradients too,
+            3 the weights too (Rajbhandari et al., ZeRO, arXiv 1910.02054, section 5).
+        micro_batch_tokens: tokens (padding counted) of one forward and backward pass; gradients add up over as many
+            passes as a step needs. Lower it when memory runs out.
+        gradient_checkpointing: keep only each layer's input and run the layer again in the backward pass.
+        offload_optimizer: keep the optimizer's state in host memory.
+    """
+
+    learning_rate: float = 2e-5
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    zero_stage: int = 2
+    micro_batch_tokens: int = 4096
+    gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; it must be 0 or more.")
+        _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be 0 or more.")
+        _require(self.max_grad_norm >= 0, f"max_grad_norm is {self.max_grad_norm}; it must be 0 (off) or more.")
+        _require(self.zero_stage in (0, 1, 2, 3), f"zero_stage is {self.zero_stage!r}; it must be 0, 1, 2 or 3.")
+        _require(self.micro_batch_tokens > 0, f"micro_batch_tokens is {self.micro_batch_tokens}; it must be above 0.")
+        _require(
+            self.zero_stage > 0 or not self.offload_optimizer,
+            "offload_optimizer needs a ZeRO stage: stage 0 has no optimizer of its own to offload. Use zero_stage=1, 2 or 3.",
+        )
+
+    def for_deepspeed(self) -> dict[str, Any]:
+        """Return DeepSpeed's configuration of this run."""
+        zero: dict[str, Any] = {"stage": self.zero_stage}
+        if self.offload_optimizer:
+            zero["offload_optimizer"] = {"device": "cpu"}
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # the trainer cuts micro-batches by tokens and marks the last one itself
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.max_grad_norm,
+            "bf16": {
+                "enabled": True,
+                "check_grad_overflow": True,
+            },  # a step with a gradient that isn't finite is refused
+            "zero_optimization": zero,
+            # Torch's own fused AdamW: as fast as DeepSpeed's on both tiers, and nothing to compile before the first step.
+            "zero_force_ds_cpu_optimizer": False,
+        }
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

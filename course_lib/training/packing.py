@@ -1,0 +1,159 @@
+"""A group's samples in one row: the prompt once, then every response that was sampled from it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and the responses sampled from it.
+
+    Attributes:
+        prompt_ids: token ids of the prompt, at least one.
+        responses: token ids of each response; a response may be empty.
+        samples: for each response its index in the whole batch, which finds its rewards and logprobs.
+    """
+
+    prompt_ids: list[int]
+    responses: list[list[int]]
+    samples: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens in the packed row."""
+        return len(self.prompt_ids) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch of rows, each one prompt and the responses that share it.
+
+    Eight samples of a 48-token prompt with 18 tokens each are 8 * 66 = 528 tokens as separate rows, and 48 + 8 * 18 = 192
+    tokens as one. A response's tokens see the prompt and their own response, and count their positions from the
+    prompt's end, so that each logprob is what the sample alone would give:
+
+        row        p0 p1 p2 | a0 a1 | b0 b1 b2
+        position    0  1  2 |  3  4 |  3  4  5
+        b1 sees     x  x  x |       |  x  x
+
+    Attributes:
+        input_ids: token ids, padded on the right.
+        position_ids: each token's position in its own sample.
+        attention_mask: True where a query (second to last axis) may look at a key (last axis).
+        predictors: for each response token the flat index (row * length + column) of the token that predicts it.
+        targets: the response tokens themselves.
+        samples: the sample that each response token belongs to.
+        offsets: each response token's place in its response.
+    """
+
+    input_ids: Int[Tensor, "rows length"]
+    position_ids: Int[Tensor, "rows length"]
+    attention_mask: Bool[Tensor, "rows 1 length length"]
+    predictors: Int[Tensor, " tokens"]
+    targets: Int[Tensor, " tokens"]
+    samples: Int[Tensor, " tokens"]
+    offsets: Int[Tensor, " tokens"]
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """Return the same batch on `device`."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return replace(self, **moved)
+
+    def __repr__(self) -> str:
+        rows, length = self.input_ids.shape
+        return f"PackedBatch({rows} rows of {length}, {len(self.targets)} response tokens)"
+
+
+def pack(groups: Sequence[Group], pad_id: int = 0) -> PackedBatch:
+    """Pack groups into one micro-batch, a row each.
+
+    Raises:
+        ValueError: there is no group, or a prompt is empty (nothing would predict the first response token).
+    """
+    if not groups:
+        raise ValueError("pack() got no groups; give at least one.")
+    length = max(group.length for group in groups)
+    input_ids = torch.full((len(groups), length), pad_id)
+    position_ids = torch.zeros((len(groups), length), dtype=torch.long)
+    # Padding sees itself alone: a query that sees nothing would be 0/0 in the softmax.
+    mask = torch.eye(length, dtype=torch.bool).repeat(len(groups), 1, 1)
+    places = _Places()
+    causal = torch.ones((length, length), dtype=torch.bool).tril()
+    for row, group in enumerate(groups):
+        start = len(group.prompt_ids)
+        if start == 0:
+            raise ValueError(f"the prompt of samples {group.samples} is empty; a prompt needs at least one token.")
+        input_ids[row, :start] = torch.tensor(group.prompt_ids)
+        position_ids[row, :start] = torch.arange(start)
+        mask[row, :start, :start] = causal[:start, :start]
+        column = start
+        for sample, response in zip(group.samples, group.responses, strict=True):
+            end = column + len(response)
+            input_ids[row, column:end] = torch.tensor(response, dtype=torch.long)
+            position_ids[row, column:end] = start + torch.arange(len(response))
+            mask[row, column:end, :start] = True
+            mask[row, column:end, column:end] = causal[: len(response), : len(response)]
+            places.add(row * length, start, column, response, sample)
+            column = end
+    return PackedBatch(input_ids, position_ids, mask.unsqueeze(1), *places.tensors())
+
+
+@dataclass
+class _Places:
+    """Where each response token is predicted, and whose it is."""
+
+    predictors: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+
+    def add(self, row_start: int, prompt_length: int, column: int, response: list[int], sample: int) -> None:
+        if not response:
+            return
+        # The prompt's last token predicts the first token of every response; after that each token predicts the next.
+        self.predictors += [row_start + prompt_length - 1]
+        self.predictors += [row_start + column + t for t in range(len(response) - 1)]
+        self.targets += response
+        self.samples += [sample] * len(response)
+        self.offsets += range(len(response))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        lists = (self.predictors, self.targets, self.samples, self.offsets)
+        return tuple(torch.tensor(values, dtype=torch.long) for values in lists)
+
+
+def micro_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[list[Group]]:
+    """Cut groups into micro-batches of at most `max_tokens` tokens, padding counted.
+
+    Groups of like length come together, so that little is padding. A group that alone is over the limit is cut into
+    several that repeat the prompt; a single response over the limit still comes, in a micro-batch of its own.
+    """
+    pieces = [piece for group in groups for piece in _cut(group, max_tokens)]
+    pieces.sort(key=lambda group: group.length, reverse=True)
+    batch: list[Group] = []
+    for piece in pieces:
+        if batch and batch[0].length * (len(batch) + 1) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _cut(group: Group, max_tokens: int) -> Iterator[Group]:
+    responses: list[list[int]] = []
+    samples: list[int] = []
+    length = len(group.prompt_ids)
+    for response, sample in zip(group.responses, group.samples, strict=True):
+        if responses and length + len(response) > max_tokens:
+            yield Group(group.prompt_ids, responses, samples)
+            responses, samples, length = [], [], len(group.prompt_ids)
+        responses.append(response)
+        samples.append(sample)
+        length += len(response)
+    if responses:
+        yield Group(group.prompt_ids, responses, samples)

@@ -1,0 +1,78 @@
+"""Build the notebooks from the lessons: `python tools/build_notebooks.py [--execute [NAME ...] | --check]`.
+
+Without an option, each `lessons/NN_topic.py` becomes `notebooks/NN_topic.ipynb`; outputs of cells that did not change
+are kept, so the outputs of a real run survive. `--execute` runs notebooks and stores their outputs, in this process's
+environment (`COURSE_POLICY=tiny python tools/build_notebooks.py --execute 08`). `--check` writes nothing and exits
+with 1 when a notebook is not what its lesson and a clean run would give.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nbbuild.check import check
+from nbbuild.convert import assemble, load, save
+from nbbuild.course import BuildError, Course, Lesson
+from nbbuild.execute import execute
+from nbbuild.outputs import clean, refuse_unfit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def build(course: Course, lesson: Lesson) -> None:
+    """Build one notebook, keeping the outputs of cells that did not change."""
+    _finish(course, lesson, run=None)
+
+
+def build_and_execute(course: Course, lesson: Lesson, timeout: float) -> None:
+    """Build one notebook, run it and store its outputs. The notebook on disk stays as it was when a cell fails."""
+    _finish(course, lesson, run=timeout)
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description="Build, run or check the notebooks.", epilog=__doc__)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--execute", nargs="*", metavar="NAME", help="run these (no NAME: all) and store outputs")
+    what.add_argument("--check", action="store_true", help="exit with 1 when a notebook is not current; write nothing")
+    parser.add_argument(
+        "--timeout", type=float, default=1800, metavar="S", help="seconds a cell may take (%(default)g)"
+    )
+    options = parser.parse_args(argv)
+    course = Course(root)
+    if options.check:
+        faults = check(course)
+        print("\n".join(faults) or f"{len(course.lessons())} notebooks are current.")
+        return 1 if faults else 0
+    failed = False
+    try:
+        lessons = course.pick(options.execute or [])
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for lesson in lessons:
+        try:
+            if options.execute is None:
+                build(course, lesson)
+            else:
+                build_and_execute(course, lesson, options.timeout)
+        except BuildError as error:
+            failed = True
+            print(f"{lesson.name}: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _finish(course: Course, lesson: Lesson, run: float | None) -> None:
+    notebook = assemble(lesson, load(lesson.notebook))
+    target = course.relative(lesson.notebook)
+    if run is not None:
+        print(f"{target}: running", flush=True)
+        execute(notebook, course, run)
+    clean(notebook, course.root)
+    refuse_unfit(notebook, target)
+    print(f"{target}: {'written' if save(notebook, lesson.notebook) else 'unchanged'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
