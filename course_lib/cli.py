@@ -66,17 +66,15 @@ def policy(
 def capstone(
     *,
     policy: Annotated[str, typer.Option(help="The policy to train; see `course policy --help`.")] = "smollm2",
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 10,
-    run: Annotated[Path, typer.Option(help="The folder of the run's records.")] = Path("runs/capstone"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the tier's own number without it.")] = None,
+    seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
+    run: Annotated[Path | None, typer.Option(help="The run's folder; runs/capstone, or a new one beside it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run.")] = False,
 ) -> None:
     """Run the whole loop: vLLM generates, rewards are computed, DeepSpeed trains, the policy goes back into vLLM."""
-    from course_lib.machine import prepare
+    from course_lib.capstone import run_capstone
 
-    prepare()
-    from course_lib.rl.capstone import main
-
-    main(policy=policy, steps=steps, run=run, resume=resume)
+    raise typer.Exit(run_capstone(policy, steps, seed, run, resume))
 
 
 @app.command()

@@ -1,13 +1,15 @@
 """The RL loop: tasks, rewards, advantages, losses, rollout, weight sync, and the loop that joins them."""
 
 from course_lib.rl.advantages import group_relative_advantages
-from course_lib.rl.loop import LoopConfig, RLLoop
+from course_lib.rl.config import LoopConfig
+from course_lib.rl.loop import RLLoop
 from course_lib.rl.losses import LossConfig, TokenLoss, policy_gradient_loss
+from course_lib.rl.problem import Problem
 from course_lib.rl.receipt import Receipt, SyncError
 from course_lib.rl.rewards import Reward, RewardError, exact_match, number_match
 from course_lib.rl.rollout import Rollout, RolloutError, SamplingConfig, VLLMRollout
 from course_lib.rl.run_folder import RunError
-from course_lib.rl.tasks import Addition, Problem, Task
+from course_lib.rl.tasks import Addition, Task
 from course_lib.rl.weight_sync import WeightSync
 
 __all__ = [

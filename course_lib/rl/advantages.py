@@ -23,8 +23,9 @@ def group_relative_advantages(
             " group-relative advantage compares the samples of one prompt."
         )
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    if not normalize:
-        return centred
     deviation = rewards.std(dim=1, keepdim=True)
-    # Where all rewards are equal, rounding may leave a tiny deviation, and dividing by it would make noise a signal.
-    return torch.where(deviation > 1e-6, centred / deviation.clamp(min=1e-6), 0.0)
+    # Equal rewards may leave a deviation of rounding errors, whose size goes with the rewards': noise, and no signal.
+    differ = deviation > 1e-6 * rewards.abs().amax(dim=1, keepdim=True)
+    if normalize:
+        centred = centred / torch.where(differ, deviation, 1.0)
+    return torch.where(differ, centred, 0.0)

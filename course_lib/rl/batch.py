@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from course_lib.rl.problem import Problem
 from course_lib.rl.rollout import Rollout
-from course_lib.rl.tasks import Problem
 from course_lib.training import Group, PackedBatch
 
 

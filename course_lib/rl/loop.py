@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +13,22 @@ from torch import Tensor
 
 from course_lib.rl.advantages import group_relative_advantages
 from course_lib.rl.batch import Batch, by_token
+from course_lib.rl.config import LoopConfig
 from course_lib.rl.interrupt import Interrupt
-from course_lib.rl.losses import LossConfig, TokenLoss, policy_gradient_loss
+from course_lib.rl.losses import TokenLoss, policy_gradient_loss
 from course_lib.rl.memory import peak_memory
 from course_lib.rl.metrics import step_metrics
+from course_lib.rl.problem import Problem
 from course_lib.rl.progress import LoopView, ProgressBar
-from course_lib.rl.rewards import Reward, compute_rewards, exact_match
+from course_lib.rl.rewards import Reward, RewardError, compute_rewards
 from course_lib.rl.rollout import Rollout, SamplingConfig, VLLMRollout, request
-from course_lib.rl.run_folder import RunFolder
-from course_lib.rl.tasks import Problem, Task
+from course_lib.rl.run_folder import RunError, RunFolder
+from course_lib.rl.tasks import Task
 from course_lib.rl.weight_sync import WeightSync
 from course_lib.training import FrozenPolicy, PackedBatch, PolicyTrainer, StepStats
 
 Loss = Callable[..., TokenLoss]
 """A function like `losses.policy_gradient_loss`: per-token tensors in, a `TokenLoss` out."""
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What one step is made of, and how often the loop looks up.
-
-    Attributes:
-        steps: how many steps the run has in all.
-        prompts_per_step: prompts drawn for a step.
-        samples_per_prompt: samples of each prompt, the group that advantages compare.
-        max_new_tokens: the longest response.
-        temperature: of sampling, and of every logprob that is computed.
-        updates_per_batch: optimizer steps on each batch of samples; clipping acts from the second on.
-        evaluate_every: steps between two measurements of held-out accuracy; it is measured before and after in any case.
-        checkpoint_every: steps between two checkpoints.
-        seed: decides problems and samples; the same seed gives the same curve on the CPU tier.
-        loss: the loss's thresholds.
-    """
-
-    steps: int = 30
-    prompts_per_step: int = 8
-    samples_per_prompt: int = 8
-    max_new_tokens: int = 24
-    temperature: float = 1.0
-    updates_per_batch: int = 1
-    evaluate_every: int = 10
-    checkpoint_every: int = 10
-    seed: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        counts = (
-            "steps",
-            "prompts_per_step",
-            "max_new_tokens",
-            "updates_per_batch",
-            "evaluate_every",
-            "checkpoint_every",
-        )
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if self.samples_per_prompt < 2:
-            raise ValueError(
-                f"samples_per_prompt is {self.samples_per_prompt}; a group needs 2 or more to be compared."
-            )
-        if not self.temperature > 0:
-            raise ValueError(
-                f"temperature is {self.temperature}; it must be above 0, or all samples of a group are the same."
-            )
 
 
 class RLLoop:
@@ -87,7 +39,7 @@ class RLLoop:
         rollout: the engine that samples from it; made from the same folder as the trainer.
         task: where prompts come from.
         run: the folder that the run is written to, usually `runs/<name>`.
-        reward: what a completion is worth.
+        reward: what a completion is worth; the task's own grade where None is given.
         advantage: from rewards `[groups, samples]` to advantages of the same shape.
         loss: the loss of each token.
         config: the loop's numbers.
@@ -95,7 +47,8 @@ class RLLoop:
         resume: go on from the newest checkpoint in `run`.
 
     Raises:
-        RunError: `run` already holds a run and `resume` is False, or the other way round.
+        RunError: `run` already holds a run and `resume` is False, or the other way round, or its checkpoint is damaged.
+        SyncError: trainer and engine start with different weights.
         ValueError: the loss wants a reference and there is none.
     """
 
@@ -106,7 +59,7 @@ class RLLoop:
         task: Task,
         run: str | Path,
         *,
-        reward: Reward = exact_match,
+        reward: Reward | None = None,
         advantage: Callable[[Tensor], Tensor] = group_relative_advantages,
         loss: Loss = policy_gradient_loss,
         config: LoopConfig | None = None,
@@ -114,7 +67,8 @@ class RLLoop:
         resume: bool = False,
     ):
         self.trainer, self.rollout, self.task = trainer, rollout, task
-        self.reward, self.advantage, self.loss, self.reference = reward, advantage, loss, reference
+        self.reward = task.grade if reward is None else reward
+        self.advantage, self.loss, self.reference = advantage, loss, reference
         self.config = config or LoopConfig()
         if self.config.loss.kl_coefficient and reference is None:
             raise ValueError(
@@ -129,8 +83,7 @@ class RLLoop:
         self.completed = 0
         self._seconds: dict[str, float] = {}
         self._view: LoopView = ProgressBar()
-        checkpoint = self.run_folder.newest_checkpoint() if resume else None
-        state = trainer.load(checkpoint) if checkpoint else None
+        state = self._restore() if resume else None
         self.run_folder.truncate(state["step"] if state else -1)
         self.sync = WeightSync(trainer, rollout, self.config.temperature, state["noise_floor"] if state else None)
         if state:
@@ -141,7 +94,8 @@ class RLLoop:
         """Run the steps that are left, and return the records of all steps.
 
         The first Ctrl-C ends the run after the current step, with a checkpoint; a second one ends it at once, and the run
-        resumes from the checkpoint before.
+        resumes from the checkpoint before. A reward that fails leaves a checkpoint of the steps before, so that the run
+        resumes where it was once the reward is mended.
 
         Args:
             view: watches the run; a progress bar with the time left where None is given.
@@ -161,8 +115,10 @@ class RLLoop:
                     self.step()
                     last = self.completed == self.config.steps
                     if last or interrupt.requested or self.completed % self.config.checkpoint_every == 0:
-                        self._view.phase("checkpoint")
                         self.checkpoint()
+        except RewardError:
+            self.checkpoint()
+            raise
         finally:
             self._view.finished()
         return self.records()
@@ -187,11 +143,8 @@ class RLLoop:
         return record
 
     def evaluate(self) -> float:
-        """Return the share of held-out problems that the policy answers exactly, sampling greedily."""
-        problems = self.task.held_out
-        sampling = SamplingConfig(max_new_tokens=self.config.max_new_tokens, temperature=0.0)
-        rollout = self.rollout.generate(self._request(problems), sampling)
-        return sum(exact_match(problems, self._texts(rollout))) / len(problems)
+        """Return the share of held-out problems that the policy answers rightly, sampling greedily."""
+        return sum(self.task.grade(self.task.held_out, self.answers(self.task.held_out))) / len(self.task.held_out)
 
     def answers(self, problems: Sequence[Problem]) -> list[str]:
         """Return the policy's greedy answers."""
@@ -200,8 +153,15 @@ class RLLoop:
 
     def checkpoint(self) -> Path:
         """Write a checkpoint that the run can resume from, and return its folder."""
+        self._view.phase("checkpoint")
         state = {"step": self.completed, "noise_floor": self.sync.noise_floor}
         return self.run_folder.checkpoint(self.completed, lambda folder: self.trainer.save(folder, state))
+
+    def export(self) -> Path:
+        """Write the policy as a Hugging Face model folder, `policy` in the run's folder, and return it."""
+        folder = self.run_folder.path / "policy"
+        self.trainer.export(folder)
+        return folder
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all steps so far, those of the starts before this one included."""
@@ -209,6 +169,24 @@ class RLLoop:
 
     def __repr__(self) -> str:
         return f"RLLoop({self.run_folder.path}, step {self.completed} of {self.config.steps}, {self.trainer!r}, {self.rollout!r})"
+
+    def _restore(self) -> dict[str, Any] | None:
+        """Load the newest checkpoint into the trainer and return its state, or None where the run has none yet."""
+        checkpoint = self.run_folder.newest_checkpoint()
+        if checkpoint is None:
+            if self.trainer.steps:
+                raise RunError(
+                    f"{self.run_folder.path} has no checkpoint yet, so it would start again at step 0, but this trainer has"
+                    f" taken {self.trainer.steps} steps: make trainer and engine anew, or start a run of another name."
+                )
+            return None
+        try:
+            return self.trainer.load(checkpoint)
+        except Exception as error:
+            raise RunError(
+                f"the checkpoint {checkpoint} can't be loaded ({type(error).__name__}: {error}). Delete that folder, make"
+                " trainer and engine anew and resume: the run goes on from the checkpoint before it."
+            ) from error
 
     def _generate(self, number: int) -> Batch:
         rng = random.Random(f"{self.config.seed}/{number}")
@@ -291,7 +269,7 @@ class RLLoop:
         self.run_folder.append(self.run_folder.samples, {"step": number, "samples": table[:64]})
 
     def _request(self, problems: Sequence[Problem]) -> Any:
-        encode = self.rollout.tokenizer.apply_chat_template
+        encode: Any = self.rollout.tokenizer.apply_chat_template
         messages = ([{"role": "user", "content": problem.question}] for problem in problems)
         return request(
             [encode(message, add_generation_prompt=True, tokenize=True, return_dict=False) for message in messages]

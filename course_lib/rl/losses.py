@@ -24,7 +24,8 @@ class LossConfig:
     kl_coefficient: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clip_low < 1 or self.clip_high < 0 or self.truncate_at < 0 or self.kl_coefficient < 0:
+        others = (self.clip_high, self.truncate_at, self.kl_coefficient)
+        if not (0 <= self.clip_low < 1 and all(value >= 0 for value in others)):
             raise ValueError(
                 f"{self}: clip_low must be in [0, 1), and clip_high, truncate_at and kl_coefficient must be 0 or more."
             )
@@ -89,6 +90,9 @@ def policy_gradient_loss(
 
 
 def k3(logprobs: Float[Tensor, " tokens"], other_logprobs: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-    """Return exp(d) - d - 1 with d = other - logprobs: unbiased for KL(policy || other) on the policy's samples, and never negative."""
+    """Return exp(d) - d - 1 with d = other - logprobs: an estimate of KL(policy || other) from the policy's own samples.
+
+    It is unbiased and never negative.
+    """
     difference = other_logprobs - logprobs
     return torch.expm1(difference) - difference

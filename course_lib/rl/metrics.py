@@ -22,7 +22,6 @@ def step_metrics(batch: Batch, stats: StepStats | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "reward": float(rewards.mean()),
         "reward_std": float(rewards.std(unbiased=False)),
-        "exact": float((rewards >= 1.0).float().mean()),
         "length": float(batch.rollout.response_lengths.float().mean()),
         "finished": float(batch.rollout.finished.float().mean()),
         "groups_with_signal": float(advantages.any(dim=1).float().mean()),
@@ -40,13 +39,15 @@ def _token_metrics(batch: Batch) -> dict[str, float]:
         return {}
     sampler = batch.rollout.logprobs[seen]
     trained = batch.trained["logprobs"][seen]
-    ratio = torch.exp(trained - sampler)
+    # Trainer and sampler are compared at equal weights: where a batch is used for several updates, before the first.
+    equal = trained if batch.old_logprobs is None else batch.old_logprobs[seen]
+    ratio = torch.exp(equal - sampler)
     found = {
         "entropy": float(batch.trained["entropy"][seen].mean()),
         "clipped": float(batch.trained["clipped"][seen].mean()),
         "truncated": float(batch.trained["truncated"][seen].mean()),
-        "mismatch": float((trained - sampler).abs().mean()),
-        "mismatch_kl": float(k3(sampler, trained).mean()),
+        "mismatch": float((equal - sampler).abs().mean()),
+        "mismatch_kl": float(k3(sampler, equal).mean()),
         "ratio_mean": float(ratio.mean()),
         "ratio_min": float(ratio.min()),
         "ratio_max": float(ratio.max()),

@@ -26,7 +26,7 @@ class ProgressBar:
     """A line with the share done, the time left, and the newest reward and held-out accuracy."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._bar: Any = tqdm(disable=True)  # until a run starts; a single `loop.step()` shows nothing
         self._shown: dict[str, str] = {}
 
     def started(self, steps: int, completed: int) -> None:

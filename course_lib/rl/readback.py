@@ -36,35 +36,36 @@ def read_back(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _values(path: str, module: Any, packed: dict[str, list[str]]) -> Iterator[tuple[str, Tensor]]:
+def _values(path: str, module: nn.Module, packed: dict[str, list[str]]) -> Iterator[tuple[str, Tensor]]:
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
+    layer: Any = module  # what vLLM's types say of its layers is less than what they have
     if isinstance(module, LinearBase):
-        read = _columns_through_kernel(module, int(module.input_size))
+        read = _columns_through_kernel(layer, int(layer.input_size))
         parent, _, last = path.rpartition(".")
         parts = packed.get(last, [last])
         # q, k and v (gate and up) are one matrix in the engine, one after another.
-        sizes = list(module.output_sizes) if len(parts) > 1 else [read.shape[0]]
+        sizes = list(layer.output_sizes) if len(parts) > 1 else [read.shape[0]]
         for part, rows in zip(parts, read.split(sizes), strict=True):
             yield f"{parent}.{part}.weight", rows
-        if module.bias is not None:
-            for part, values in zip(parts, module.bias.data.split(sizes), strict=True):
+        if layer.bias is not None:
+            for part, values in zip(parts, layer.bias.data.split(sizes), strict=True):
                 yield f"{parent}.{part}.bias", values
     elif isinstance(module, ParallelLMHead):
-        yield f"{path}.weight", _columns_through_kernel(module, int(module.embedding_dim))[: module.org_vocab_size]
+        yield f"{path}.weight", _columns_through_kernel(layer, int(layer.embedding_dim))[: layer.org_vocab_size]
     elif isinstance(module, VocabParallelEmbedding):
-        yield f"{path}.weight", fingerprint(module.weight.data)[: module.org_vocab_size]
+        yield f"{path}.weight", fingerprint(layer.weight.data)[: layer.org_vocab_size]
     else:
         for name, parameter in module.named_parameters(recurse=False):
             yield f"{path}.{name}", parameter.data
 
 
-def _columns_through_kernel(module: Any, width: int) -> Tensor:
+def _columns_through_kernel(layer: Any, width: int) -> Tensor:
     """Return the compared columns of a layer's matrix, as its kernel multiplies with them: [rows, columns]."""
     chosen = columns(width)
-    reference = next(iter(module.parameters()))
+    reference = next(iter(layer.parameters()))
     units = torch.zeros((len(chosen), width), dtype=reference.dtype, device=reference.device)
     units[torch.arange(len(chosen)), chosen.to(reference.device)] = 1
-    result: Tensor = module.quant_method.apply(module, units, bias=None)
+    result: Tensor = layer.quant_method.apply(layer, units, bias=None)
     return result.T

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-TOLERANCE = 3.0
+TOLERANCE = 4.0
 """A logprob gap of up to this many noise floors is noise."""
 
 
@@ -23,7 +23,7 @@ class Receipt:
         stale: names of the tensors that are not what the trainer holds.
         changed: share of the trainer's compared values that differ from the sync before (0 before the first).
         cached_tokens: tokens that the first canary took from the prefix cache right after the sync; 0 when it was reset.
-        gap: mean |trainer logprob - engine logprob| over the canaries' tokens, in nats.
+        gap: median |trainer logprob - engine logprob| over the canaries' tokens, in nats.
         noise_floor: the same gap, measured when both held the same weights from the same files.
         culprit: what is wrong, or None.
         seconds: time of each part of the sync: reload, check.
@@ -108,7 +108,7 @@ def diagnose(
         stale: tensors of the engine that are not the trainer's.
         moved: tensors of the trainer that changed since the sync before, `lm_head.weight` among them where it is tied.
         cached_tokens: of the first canary.
-        gap: mean |difference of logprobs| in nats.
+        gap: median |difference of logprobs| in nats.
         noise_floor: that gap at equal weights.
         fitting_temperature: the temperature at which the trainer would agree with the engine, if there is one.
         temperature: the loop's.

@@ -5,7 +5,7 @@ import numbers
 import re
 from collections.abc import Callable, Sequence
 
-from course_lib.rl.tasks import Problem
+from course_lib.rl.problem import Problem
 
 Reward = Callable[[Sequence[Problem], Sequence[str]], Sequence[float]]
 """`reward(problems, completions)`: one finite number for each completion."""
@@ -21,17 +21,16 @@ def exact_match(problems: Sequence[Problem], completions: Sequence[str]) -> list
 
 
 def number_match(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-    """Return the answer's share of the completion's characters where the last number in it is the answer, else 0.0.
+    """Return 1.0 where the last number in the completion is the answer, whatever is said around it, else 0.0.
 
-    The answer and nothing else is worth 1.0, as in `exact_match`. But a small model says "7 + 5 = 12." long before it says
-    "12", and exact matches alone would give all samples of a group the same reward, 0, and nothing to learn from. Here a
-    right sum is worth something from the start, and more with every word that is left away.
+    This is the usual rule for tasks with a number for an answer: a model may restate the question ("7 + 5 = 12") before it
+    answers, and a small one has to, because it adds well only after having written the sum down.
     """
-    rewards = []
-    for problem, text in zip(problems, (text.strip() for text in completions), strict=True):
-        found = re.findall(r"\d+", text)
-        rewards.append(len(problem.answer) / len(text) if found and found[-1] == problem.answer else 0.0)
-    return rewards
+    found = (re.findall(r"\d+", text) for text in completions)
+    return [
+        float(bool(numbers_in) and numbers_in[-1] == problem.answer)
+        for problem, numbers_in in zip(problems, found, strict=True)
+    ]
 
 
 def compute_rewards(reward: Reward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:

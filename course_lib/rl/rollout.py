@@ -1,11 +1,13 @@
 """Rollout: the real vLLM, in this process, behind DeepSpeed's `RolloutEngine` interface."""
 
 import contextlib
+import gc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,7 +90,7 @@ def request(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> RolloutRequest
     return RolloutRequest(ids, mask)
 
 
-class VLLMRollout(RolloutEngine):  # type: ignore[misc]
+class VLLMRollout(RolloutEngine):
     """vLLM in this process as a rollout engine; `sync_weights` hands it the trainer's weights and checks that they arrived.
 
     Args:
@@ -164,8 +166,10 @@ class VLLMRollout(RolloutEngine):  # type: ignore[misc]
                 top-k belong to it too: a trainer that is to agree with them uses neither.
 
         Raises:
-            RolloutError: a prompt plus `max_new_tokens` is longer than `max_model_len`.
+            RolloutError: a prompt plus `max_new_tokens` is longer than `max_model_len`, or the engine was shut down.
         """
+        if self.llm is None:
+            raise RolloutError("this engine was shut down: make a new VLLMRollout.")
         prompts = [
             ids[mask.bool()].tolist()
             for ids, mask in zip(request.prompt_ids, request.prompt_attention_mask, strict=True)
@@ -206,10 +210,15 @@ class VLLMRollout(RolloutEngine):  # type: ignore[misc]
         )
 
     def shutdown(self) -> None:
-        """Release the engine and its memory. Calling it twice is harmless."""
+        """Release the engine and its memory; trainers and other engines go on. Calling it twice is harmless."""
         llm, self.llm = self.llm, None
         if llm is not None:
-            llm.llm_engine.engine_core.shutdown()
+            with _keep_process_groups():
+                llm.llm_engine.engine_core.shutdown()
+            del llm
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def __repr__(self) -> str:
         return f"VLLMRollout({self.folder.name}, weights {self.weight_version})"
@@ -249,10 +258,19 @@ def _derive_seed(seed: int, index: int) -> int:
 
 
 @contextlib.contextmanager
-def _keep_threads():  # type: ignore[no-untyped-def]
+def _keep_threads() -> Iterator[None]:
     """Undo what vLLM's CPU worker does to this process beyond itself: it turns `torch.set_num_threads` into a no-op."""
     set_num_threads = torch.set_num_threads
     try:
         yield
     finally:
         torch.set_num_threads = set_num_threads
+
+
+@contextlib.contextmanager
+def _keep_process_groups() -> Iterator[None]:
+    """Stop vLLM from destroying torch's process groups as it leaves: DeepSpeed and other engines in this process use them."""
+    from vllm.v1.engine import core
+
+    with mock.patch.object(core, "cleanup_dist_env_and_memory", lambda *_, **__: None, create=True):
+        yield

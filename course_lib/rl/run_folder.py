@@ -24,7 +24,7 @@ class RunFolder:
 
     Raises:
         RunError: there is a run already and `resume` is False, or none and `resume` is True, or the run in the folder was
-            made with other decisions.
+            made with other decisions, or the folder can't be written.
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any], resume: bool = False):
@@ -36,7 +36,12 @@ class RunFolder:
             raise RunError(
                 f"{self.path} already holds a run: resume it (resume=True, or --resume), or give another name."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} can't be made ({error.strerror}): give a folder that you can write to."
+            ) from error
         _write(saved, json.dumps(config, indent=1))
 
     @property
@@ -108,7 +113,10 @@ class RunFolder:
     def _require_same(self, saved: Path, config: dict[str, Any]) -> None:
         if not saved.exists():
             raise RunError(f"{self.path} holds no run to resume: start it without resume, or check the name.")
-        before = json.loads(saved.read_text())
+        try:
+            before = dict(json.loads(saved.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{saved} can't be read ({error}): restore it, or give another name.") from error
         now = json.loads(json.dumps(config))
         differ = sorted(key for key in before.keys() | now.keys() if key != "steps" and before.get(key) != now.get(key))
         if differ:
@@ -129,5 +137,10 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
 def _write(file: Path, text: str) -> None:
     """Replace a file's text in one step, so that a crash leaves the old text or the new."""
     draft = file.with_name(file.name + ".partial")
-    draft.write_text(text)
-    draft.replace(file)
+    try:
+        draft.write_text(text)
+        draft.replace(file)
+    except OSError as error:
+        raise RunError(
+            f"{file} can't be written ({error.strerror}): free space or allow writing there, then try again."
+        ) from error

@@ -2,20 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True)
-class Problem:
-    """A question in plain English and its right answer."""
-
-    question: str
-    answer: str
+from course_lib.rl.problem import Problem
+from course_lib.rl.rewards import number_match
 
 
 class Task(Protocol):
-    """What the loop needs of a task. Write your own by giving these three members."""
+    """What the loop needs of a task. Write your own by giving these four members."""
 
     name: str
     held_out: Sequence[Problem]
@@ -23,6 +17,10 @@ class Task(Protocol):
 
     def draw(self, count: int, rng: random.Random) -> list[Problem]:
         """Return `count` training problems, all different as far as there are enough."""
+        ...
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> Sequence[float]:
+        """Return 1.0 for each right completion and 0.0 for each wrong one: the held-out accuracy, and the default reward."""
         ...
 
 
@@ -58,6 +56,10 @@ class Addition:
         """Return `count` training problems, all different as far as there are enough."""
         rounds, rest = divmod(count, len(self.training))
         return self.training * rounds + rng.sample(self.training, rest)
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        """Return 1.0 where the last number in the completion is the sum, else 0.0."""
+        return number_match(problems, completions)
 
     def __repr__(self) -> str:
         return f"Addition({len(self.training)} training problems, {len(self.held_out)} held out)"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from course_lib import machine
 from course_lib.rl.readback import fingerprint, read_back
-from course_lib.rl.receipt import TOLERANCE, Receipt, changed_share, diagnose, find_stale
+from course_lib.rl.receipt import TOLERANCE, Receipt, SyncError, changed_share, diagnose, find_stale
 from course_lib.rl.rollout import Rollout, SamplingConfig, VLLMRollout, request
 from course_lib.training import Group, PolicyTrainer
 
@@ -25,7 +25,7 @@ CANARIES = [
 ]
 """Fixed prompts, each over two KV blocks long, so that a prefix cache that was not reset would be hit."""
 
-_CANARY_TOKENS = 16
+_CANARY_TOKENS = 8
 _CANARY_SAMPLES = 2
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 
@@ -40,8 +40,11 @@ class WeightSync:
         trainer: where the weights come from.
         rollout: where they go.
         temperature: of the loop's sampling; the canaries are sampled at it.
-        noise_floor: mean |difference of logprobs| at equal weights, in nats, where it is known from an earlier start of the
+        noise_floor: median |difference of logprobs| at equal weights, in nats, where it is known from an earlier start of the
             same run (trainer and engine no longer hold the same weights when a run resumes); None measures it now.
+
+    Raises:
+        SyncError: the noise floor is to be measured, but trainer and engine hold different weights.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class WeightSync:
         self._sent: dict[str, Tensor] | None = None
         if noise_floor is None:
             self._sent = {name: fingerprint(weight) for name, weight in trainer.named_weights()}
-            noise_floor = self._gap(self._generate_canaries(), temperature)
+            noise_floor = self._measure_noise_floor(self._sent)
         self.noise_floor = noise_floor
 
     def push(self) -> Receipt:
@@ -115,6 +118,19 @@ class WeightSync:
         changed = changed_share(before, sent)
         return Receipt(self.rollout.weight_version, len(actual), stale, changed, cached, gap, self.noise_floor, culprit)
 
+    def _measure_noise_floor(self, held: dict[str, Tensor]) -> float:
+        stale = find_stale(held, self.rollout.llm.apply_model(read_back)[0])
+        if stale:
+            raise SyncError(
+                f"trainer and engine hold different weights ({len(stale)} tensors, {stale[0]} for one), so the noise floor can't"
+                " be measured: make both from the same folder, or first push the trainer's weights with"
+                " WeightSync(trainer, rollout, temperature, noise_floor=1.0).push()."
+            )
+        canaries = self._generate_canaries()
+        # An engine that ignores the temperature agrees with the trainer at 1. Its gap at the loop's temperature is a fault
+        # and no noise: a floor as high as that would let every receipt pass.
+        return min(self._gap(canaries, temperature) for temperature in {self.temperature, 1.0})
+
     def _generate_canaries(self) -> Rollout:
         sampling = SamplingConfig(
             max_new_tokens=_CANARY_TOKENS,
@@ -134,7 +150,7 @@ class WeightSync:
         ]
         trained = self.trainer.logprobs(groups, temperature)
         gaps = [trained[row] - canaries.logprobs[row, : len(response)] for row, response in enumerate(responses)]
-        return float(torch.cat(gaps).abs().mean())
+        return float(torch.cat(gaps).abs().median())
 
     def _fitting_temperature(self, canaries: Rollout) -> float | None:
         gaps = {temperature: self._gap(canaries, temperature) for temperature in _TEMPERATURES}

@@ -1,5 +1,6 @@
 """What a training run decides, and how DeepSpeed is told."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ class TrainerConfig:
     Attributes:
         learning_rate: peak learning rate of AdamW.
         warmup_steps: steps over which the learning rate rises linearly to its peak; 0 starts at the peak.
+        decay_steps: steps over which it falls linearly to a tenth of its peak, counted from the first; 0 keeps the peak.
         betas: AdamW's decay rates of the first and second moment.
         weight_decay: AdamW's decoupled weight decay.
         max_grad_norm: gradients are scaled down to this global 2-norm; 0 turns clipping off.
@@ -24,6 +26,7 @@ class TrainerConfig:
 
     learning_rate: float = 2e-5
     warmup_steps: int = 0
+    decay_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -33,8 +36,20 @@ class TrainerConfig:
     offload_optimizer: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate >= 0, f"learning_rate is {self.learning_rate}; it must be 0 or more.")
+        _require(
+            0 <= self.learning_rate < math.inf,
+            f"learning_rate is {self.learning_rate}; it must be 0 or more, and finite.",
+        )
         _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be 0 or more.")
+        _require(self.decay_steps >= 0, f"decay_steps is {self.decay_steps}; it must be 0 (off) or more.")
+        _require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"betas is {self.betas}; it must be two numbers from 0 up to, but not including, 1.",
+        )
+        _require(
+            0 <= self.weight_decay < math.inf,
+            f"weight_decay is {self.weight_decay}; it must be 0 or more, and finite.",
+        )
         _require(self.max_grad_norm >= 0, f"max_grad_norm is {self.max_grad_norm}; it must be 0 (off) or more.")
         _require(self.zero_stage in (0, 1, 2, 3), f"zero_stage is {self.zero_stage!r}; it must be 0, 1, 2 or 3.")
         _require(self.micro_batch_tokens > 0, f"micro_batch_tokens is {self.micro_batch_tokens}; it must be above 0.")
@@ -42,6 +57,13 @@ class TrainerConfig:
             self.zero_stage > 0 or not self.offload_optimizer,
             "offload_optimizer needs a ZeRO stage: stage 0 has no optimizer of its own to offload. Use zero_stage=1, 2 or 3.",
         )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        factor = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.decay_steps:
+            factor *= 1 - 0.9 * min(1.0, step / self.decay_steps)
+        return self.learning_rate * factor
 
     def for_deepspeed(self) -> dict[str, Any]:
         """Return DeepSpeed's configuration of this run."""

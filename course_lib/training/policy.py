@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from course_lib import machine
 from course_lib.training.logprobs import token_logprobs
@@ -17,20 +17,20 @@ class Policy(nn.Module):
     """A Hugging Face causal language model whose forward pass gives response logprobs and never a whole row of logits.
 
     Raises:
-        ValueError: the model changes its logits after the output matrix (soft-capping, scaling), which is not supported.
+        ValueError: the model's logits are not `hidden @ lm_head.T` (soft-capping, scaling, a bias), which is not supported.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16):
         super().__init__()
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+        for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+            if getattr(config, option, None) is not None:  # seen before gigabytes of weights are read
+                raise ValueError(_unknown_logits(folder, f"{option} in its config"))
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa"
         )
-        for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-            if getattr(self.model.config, option, None) is not None:
-                raise ValueError(
-                    f"{folder} has {option} in its config: its logits are not hidden @ lm_head.T, as they are in the"
-                    " Llama, Qwen2 and Qwen3 models that the trainer knows. Use a model of one of these families."
-                )
+        if getattr(self.model.lm_head, "bias", None) is not None:
+            raise ValueError(_unknown_logits(folder, "a bias in its lm_head"))
 
     def forward(
         self, batch: PackedBatch, temperature: float = 1.0
@@ -44,6 +44,13 @@ class Policy(nn.Module):
         ).last_hidden_state
         predictors = hidden.flatten(0, 1)[batch.predictors]
         return token_logprobs(predictors, self.model.lm_head.weight, batch.targets, temperature)
+
+
+def _unknown_logits(folder: Path, what: str) -> str:
+    return (
+        f"{folder} has {what}: its logits are not hidden @ lm_head.T, as they are in the Llama, Qwen2 and Qwen3 models"
+        " that the trainer knows. Use a model of one of these families."
+    )
 
 
 class FrozenPolicy:

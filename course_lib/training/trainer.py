@@ -1,5 +1,6 @@
 """The policy's trainer: DeepSpeed with ZeRO, bf16 weights over an fp32 master copy."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from course_lib import machine
 from course_lib.training.config import TrainerConfig
 from course_lib.training.packing import Group, PackedBatch, micro_batches, pack
 from course_lib.training.policy import Policy, sample_logprobs
+
+_LAYOUT = "layout.json"
 
 LossFunction = Callable[[PackedBatch, Tensor, Tensor], Tensor]
 """`loss(batch, logprobs, entropy)`: this micro-batch's share of the step's loss, so that the shares add up to it."""
@@ -62,7 +65,7 @@ class PolicyTrainer:
         policy.to(machine.device())
         optimizer = torch.optim.AdamW(
             policy.parameters(),
-            lr=self.config.learning_rate,
+            lr=0.0,  # step() sets it
             betas=self.config.betas,
             weight_decay=self.config.weight_decay,
             fused=True,
@@ -71,11 +74,13 @@ class PolicyTrainer:
             model=policy, optimizer=optimizer, config=self.config.for_deepspeed(), dist_init_required=None
         )
         if self.config.zero_stage == 0:
-            # DeepSpeed's stage 0 allocates Adam's state by a step with zero gradients. Forget it: its count would start
-            # the bias correction one step late (a first update of 0.74 of what it should be).
+            # DeepSpeed's stage 0 allocates Adam's state by a step with zero gradients (its weight decay is nothing at the
+            # learning rate of 0 above). Forget it: its count would start the bias correction one step late (a first
+            # update of 0.74 of what it should be).
             self.engine.optimizer.optimizer.state.clear()
         self.world_size = int(self.engine.world_size)
         self.steps = 0
+        self._unfinished = False
 
     @property
     def policy(self) -> Policy:
@@ -89,10 +94,15 @@ class PolicyTrainer:
         Gradients of all micro-batches and ranks add up, as the loss's shares do: what a step does depends on the samples,
         and not on how they are cut.
 
+        A step that the loss function or Ctrl-C cuts short leaves nothing behind: the next one starts from zero gradients.
+
         Raises:
-            ValueError: there are no groups.
+            ValueError: a rank has no groups.
         """
         batches = self._aligned(list(micro_batches(groups, self.config.micro_batch_tokens)))
+        if self._unfinished:
+            self._forget_gradients()
+        self._unfinished = True
         rate = self._set_learning_rate()
         self.engine.train()
         total = torch.zeros((), device=self.engine.device)
@@ -106,6 +116,7 @@ class PolicyTrainer:
             # DeepSpeed averages over the ranks; shares add up.
             self.engine.backward(share * self.world_size, scale_wrt_gas=False)
             self.engine.step()
+        self._unfinished = False
         applied = bool(self.engine.was_step_applied())
         self.steps += applied
         norm = self.engine.get_global_grad_norm()
@@ -136,6 +147,9 @@ class PolicyTrainer:
 
     def save(self, folder: Path, state: dict[str, Any] | None = None) -> None:
         """Save weights, fp32 master, optimizer and `state` under `folder`, for `load` with the same ZeRO stage and ranks."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if self.engine.global_rank == 0:
+            (Path(folder) / _LAYOUT).write_text(json.dumps(self._layout()))
         self.engine.save_checkpoint(
             str(folder), tag="deepspeed", client_state={"steps": self.steps, "caller": state or {}}
         )
@@ -145,12 +159,20 @@ class PolicyTrainer:
 
         Raises:
             FileNotFoundError: there is no checkpoint in `folder`.
+            ValueError: it was saved with another ZeRO stage or number of ranks.
         """
-        path, client_state = self.engine.load_checkpoint(str(folder), tag="deepspeed")
-        if path is None:
+        layout = Path(folder) / _LAYOUT
+        if not layout.is_file():  # DeepSpeed's own answer is an empty AssertionError
             raise FileNotFoundError(
                 f"{folder} holds no DeepSpeed checkpoint; give a folder that PolicyTrainer.save() wrote."
             )
+        saved, mine = json.loads(layout.read_text()), self._layout()
+        if saved != mine:
+            raise ValueError(
+                f"{folder} was saved with ZeRO stage {saved['zero_stage']} on {saved['ranks']} rank(s), and this trainer has"
+                f" stage {mine['zero_stage']} on {mine['ranks']}. Load it with the stage and ranks that saved it."
+            )
+        _, client_state = self.engine.load_checkpoint(str(folder), tag="deepspeed")
         self.steps = int(client_state["steps"])
         caller: dict[str, Any] = client_state["caller"]
         return caller
@@ -166,25 +188,37 @@ class PolicyTrainer:
                 if not (folder / source.name).exists():
                     shutil.copy2(source, folder / source.name)
 
+    def _layout(self) -> dict[str, int]:
+        """Return what decides how a checkpoint is cut into files."""
+        return {"zero_stage": self.config.zero_stage, "ranks": self.world_size}
+
     def __repr__(self) -> str:
         return f"PolicyTrainer({self.folder.name}, ZeRO-{self.config.zero_stage}, {self.world_size} rank(s), {self.steps} steps)"
 
     def _set_learning_rate(self) -> float:
-        warmup = self.config.warmup_steps
-        rate = self.config.learning_rate * (min(1.0, (self.steps + 1) / warmup) if warmup else 1.0)
+        rate = self.config.rate(self.steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
+    def _forget_gradients(self) -> None:
+        """Drop what an unfinished step accumulated: a NaN makes DeepSpeed refuse it and clear, whatever the ZeRO stage."""
+        self.engine.train()
+        self.engine.set_gradient_accumulation_boundary(True)
+        any_token = pack([Group(prompt_ids=[0], responses=[[0]], samples=[0])]).to(self.engine.device)
+        self.engine.backward(self.engine(any_token)[0].sum() * math.nan, scale_wrt_gas=False)
+        self.engine.step()
+
     def _aligned(self, batches: list[list[Group]]) -> list[tuple[list[Group], float]]:
         """Weigh this rank's micro-batches 1, and add copies that weigh 0 until every rank has as many passes."""
-        if not batches:
-            raise ValueError("the trainer got no groups; give at least one group with a response.")
-        longest = len(batches)
+        shortest = longest = len(batches)
         if self.world_size > 1:
-            count = torch.tensor(longest, device=self.engine.device)
-            torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
-            longest = int(count)
+            # One reduction for both: the largest of the negative counts is the smallest count.
+            counts = torch.tensor([longest, -shortest], device=self.engine.device)
+            torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+            longest, shortest = int(counts[0]), -int(counts[1])
+        if shortest == 0:  # every rank raises: one alone would leave the others waiting for it
+            raise ValueError("a rank of the trainer got no groups; give each at least one group with a response.")
         return [(batch, 1.0) for batch in batches] + [(batches[-1], 0.0)] * (longest - len(batches))
 
     def _sum_over_ranks(self, value: Tensor) -> float:
