@@ -54,7 +54,7 @@ def recipe(steps: int | None = None, seed: int = 0, tier: machine.Tier | None = 
         loop = LoopConfig(steps=steps or 25, prompts_per_step=64, samples_per_prompt=8, seed=seed, evaluate_every=5)
         return Recipe(loop, TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384), normalize_advantages=True)
     loop = LoopConfig(
-        steps=steps or 60, prompts_per_step=16, samples_per_prompt=4, seed=seed, evaluate_every=10, checkpoint_every=20
+        steps=steps or 60, prompts_per_step=8, samples_per_prompt=8, seed=seed, evaluate_every=10, checkpoint_every=20
     )
     trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, micro_batch_tokens=1536)
     return Recipe(loop, trainer)

@@ -156,6 +156,7 @@ class VLLMRollout(RolloutEngine):
             ) from error
         self.tokenizer = self.llm.get_tokenizer()
         self.weight_version = 0
+        self.suspect = False  # the last sync failed its receipt
 
     def generate(self, request: RolloutRequest, sampling: DeepSpeedSamplingConfig) -> Rollout:
         """Sample `n_samples_per_prompt` responses to each prompt.
@@ -272,5 +273,5 @@ def _keep_process_groups() -> Iterator[None]:
     """Stop vLLM from destroying torch's process groups as it leaves: DeepSpeed and other engines in this process use them."""
     from vllm.v1.engine import core
 
-    with mock.patch.object(core, "cleanup_dist_env_and_memory", lambda *_, **__: None, create=True):
+    with mock.patch.object(core, "cleanup_dist_env_and_memory", create=True):
         yield

@@ -63,6 +63,8 @@ class WeightSync:
     def push(self) -> Receipt:
         """Sync the weights and sign the receipt. Read it: `push().raise_if_failed()`."""
         start = time.perf_counter()
+        if self.rollout.suspect and machine.tier() == "cpu":
+            self.rollout.llm.collective_rpc(_zero_kv_cache)
         before = self._sent
         self._sent = {}
         self.reload(self._stream(self._sent))
@@ -71,6 +73,7 @@ class WeightSync:
         self.rollout.weight_version += 1
         reloaded = time.perf_counter()
         receipt = self._check(before, self._sent)
+        self.rollout.suspect = not receipt.ok
         receipt.seconds.update(reload=reloaded - start, check=time.perf_counter() - reloaded)
         return receipt
 
@@ -162,3 +165,13 @@ def _repack_lm_head(model: Any) -> None:
     head = getattr(model, "lm_head", None)
     if head is not None:
         head.quant_method.process_weights_after_loading(head)
+
+
+def _zero_kv_cache(worker: Any) -> None:
+    """Erase keys and values after a faulty sync, which may have left NaN in them.
+
+    A layer that got only some of its tensors computes with memory that nobody has set. vLLM's CPU attention multiplies what
+    it masks in a block by 0, and 0 * NaN is NaN: without this, requests go wrong long after the weights are right again.
+    """
+    for cache in worker.model_runner.kv_caches:
+        cache.zero_()

@@ -93,7 +93,8 @@ def make_loop(engine: VLLMRollout, make_trainer: Any, equalize: Any) -> Callable
         parts = {"reward": letters, "task": Addition()} | {k: options.pop(k) for k in names if k in options}
         losses = {"loss": options.pop("loss_config")} if "loss_config" in options else {}
         config = LoopConfig(**SMALL | options | losses)
-        fresh = equalize(make_trainer(**trainer or {}))
+        # Slow enough for four steps to keep some variety in the samples, and so a signal.
+        fresh = equalize(make_trainer(**{"learning_rate": 3e-4} | (trainer or {})))
         return RLLoop(fresh, engine, run=run, config=config, resume=resume, **parts)
 
     return make

@@ -32,7 +32,7 @@ RUN = textwrap.dedent("""
         def finished(self): ...
 
     folder = load_policy("tiny")
-    trainer = PolicyTrainer(folder, TrainerConfig(learning_rate=1e-3))
+    trainer = PolicyTrainer(folder, TrainerConfig(learning_rate=3e-4))
     rollout = VLLMRollout(folder, kv_cache_bytes=64 << 20)
     config = LoopConfig(steps=3, prompts_per_step=4, samples_per_prompt=4, max_new_tokens=8, checkpoint_every=2)
     RLLoop(trainer, rollout, Addition(), sys.argv[1], reward=letters, config=config).run(Killer())

@@ -49,7 +49,7 @@ def test_metrics_have_every_key(four: RLLoop) -> None:
         assert record["tokens_per_second"] > 0
         assert record["peak_memory"]["host"] > 0.1
         assert record["receipt"]["ok"] is True
-        assert record["receipt"]["changed"] > 0.5
+        assert record["receipt"]["changed"] > 0.2
         assert record["applied"] is True
         assert record["mismatch"] < 0.05
         assert 0 < record["entropy"] < 6.3  # of 512 tokens at most ln 512
@@ -119,7 +119,7 @@ def test_zero_3_trains_alike(four: RLLoop, make_loop: Any, quiet: Any, tmp_path:
 
 
 def test_second_update_is_clipped_against_the_first(make_loop: Any, quiet: Any, tmp_path: Path) -> None:
-    record = make_loop(tmp_path / "run", steps=1, updates_per_batch=2).run(quiet())[1]
+    record = make_loop(tmp_path / "run", steps=1, updates_per_batch=2, trainer={"learning_rate": 1e-3}).run(quiet())[1]
     assert record["clipped"] > 0
     assert record["mismatch"] < 0.05  # of trainer and sampler at equal weights, not of two updates
     assert record["receipt"]["ok"] is True

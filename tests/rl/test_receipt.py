@@ -98,7 +98,7 @@ def test_nothing_is_wrong() -> None:
             {"gap": 0.4, "fitting_temperature": 0.6},
             "wrong temperature: the engine's logprobs are those of temperature 0.6",
         ),
-        ({"gap": 0.0301}, "logprobs disagree by 0.0301"),
+        ({"gap": 0.01 * TOLERANCE + 1e-4}, "logprobs disagree by 0.0"),
         ({"gap": math.nan}, "logprobs disagree by nan"),
         ({"gap": 0.01, "noise_floor": math.nan}, "logprobs disagree"),
     ],

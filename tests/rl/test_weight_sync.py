@@ -33,9 +33,10 @@ class NoReset(WeightSync):
     def reset_prefix_cache(self) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def trainer(make_trainer: Callable[[], PolicyTrainer]) -> PolicyTrainer:
-    return make_trainer()
+@pytest.fixture
+def trainer(make_trainer: Callable[..., PolicyTrainer]) -> PolicyTrainer:
+    """Its first step is large enough to move a norm's weights: around 1.0 bf16 has steps of 0.004."""
+    return make_trainer(learning_rate=1e-2)
 
 
 @pytest.fixture
@@ -94,6 +95,18 @@ def test_one_tensor_that_did_not_arrive(faulty: Any, skipped: str) -> None:
     assert not receipt.ok
     with pytest.raises(SyncError, match="missing tensor"):
         receipt.raise_if_failed()
+
+
+def test_nan_of_a_faulty_sync_does_not_outlive_it(trainer: PolicyTrainer, engine: VLLMRollout) -> None:
+    """vLLM's CPU attention lets a NaN in a KV block through its mask, to whatever request uses the block next."""
+
+    def spoil(worker: Any) -> None:
+        for cache in worker.model_runner.kv_caches:
+            cache.fill_(torch.nan)
+
+    NoSync(trainer, engine, noise_floor=0.0).push()  # a receipt that fails
+    engine.llm.collective_rpc(spoil)
+    assert WeightSync(trainer, engine, noise_floor=1.0).push().ok
 
 
 def test_wrong_temperature(make_trainer: Any, raw_engine: VLLMRollout, train: Train) -> None:
@@ -160,8 +173,7 @@ def test_read_back_follows_the_trainer(
     for name, weight in trainer.named_weights():
         chosen = columns(weight.shape[1]) if weight.dim() == 2 else slice(None)
         assert torch.equal(found[name], weight[..., chosen]), name
-        # A key norm's gradient is small at first; that all the others differ shows that the trainer has moved.
-        assert "k_norm" in name or not torch.equal(found[name], before[name][..., chosen]), name
+        assert not torch.equal(found[name], before[name][..., chosen]), name
 
 
 def test_columns_are_the_same_at_every_sync() -> None:

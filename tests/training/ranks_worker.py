@@ -63,7 +63,8 @@ def main() -> None:
     task = json.loads((out / "task.json").read_text())
     groups = [Group(**group) for group in task["groups"]]
     shares = [groups[:3], groups[3:]] if RANKS == 2 else [groups]
-    found = {stage: train(Path(task["folder"]), out, stage, shares, task["options"]) for stage in (1, 2, 3)}
+    stages = (1, 2, 3) if RANKS == 2 else (2,)
+    found = {stage: train(Path(task["folder"]), out, stage, shares, task["options"]) for stage in stages}
     (out / f"rank-{RANK}-of-{RANKS}.json").write_text(json.dumps(found))
 
 
