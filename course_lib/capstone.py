@@ -11,12 +11,6 @@ from rich.console import Console
 RUNS = Path("runs")
 
 
-def free_folder(name: str = "capstone") -> Path:
-    """Return `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that is not taken."""
-    candidates = (RUNS / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
-    return next(path for path in candidates if not path.exists())
-
-
 def newest_folder() -> Path:
     """Return the run in `runs/` that was written to last, or `runs/capstone` where there is none."""
     return max(RUNS.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime, default=RUNS / "capstone/-").parent
@@ -28,11 +22,15 @@ def run_capstone(policy: str, steps: int | None, seed: int, run: Path | None, re
     with console.status("Starting DeepSpeed and vLLM (about half a minute) ..."):
         try:
             from course_lib.models import PolicyError
-            from course_lib.rl import capstone, errors
+            from course_lib.rl import capstone, errors, free_folder
+            from course_lib.rl.run_folder import saved_decisions
             from course_lib.rl.summary import summarize
             from course_lib.viz import TerminalView, run_figure
 
-            folder = run or (newest_folder() if resume else free_folder())
+            folder = run or (newest_folder() if resume else free_folder(RUNS, "capstone"))
+            before = saved_decisions(folder, resume)  # before the engines start, which takes a while
+            if before is not None:
+                steps, seed = steps or before["steps"], before["seed"]
             loop = capstone.make_loop(policy, folder, capstone.recipe(steps, seed), resume)
         except (PolicyError, *errors.ALL, ValueError) as error:
             print(error, file=sys.stderr)
@@ -50,11 +48,15 @@ def run_capstone(policy: str, steps: int | None, seed: int, run: Path | None, re
     run_figure(records, folder / "plot.png")
     if finished:
         loop.export()
-    _report(folder, summary, finished)
+    _report(folder, summary)
+    if not finished:
+        print(
+            f"\nThe run stopped before its end. Go on with: course capstone --policy {policy} --run {folder} --resume"
+        )
     return 0
 
 
-def _report(folder: Path, summary: dict[str, Any], finished: bool) -> None:
+def _report(folder: Path, summary: dict[str, Any]) -> None:
     held_out, receipts, seconds = summary["held_out"], summary["receipts"], summary["seconds"]
     print(
         f"\nheld-out accuracy {held_out['first']:.2f} -> {held_out['last']:.2f} in {summary['steps']} steps and"
@@ -62,9 +64,7 @@ def _report(folder: Path, summary: dict[str, Any], finished: bool) -> None:
         f" {summary['peak_memory']['host']:.1f} GiB of memory\n"
     )
     places = {"metrics": "metrics.jsonl", "samples": "samples.jsonl", "plot": "plot.png", "summary": "summary.json"}
-    if finished:
+    if (folder / "policy").exists():
         places["policy"] = "policy (a Hugging Face model folder: load it in vLLM or transformers)"
     for name, place in places.items():
         print(f"  {name:<8} {folder / place}")
-    if not finished:
-        print(f"\nThe run stopped before its end. Go on with: course capstone --resume --run {folder}")

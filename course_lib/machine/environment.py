@@ -3,9 +3,11 @@
 import os
 import socket
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+from course_lib.machine.allocator import keep_freed_memory
 from course_lib.machine.tier import tier
 
 
@@ -24,9 +26,14 @@ def prepare() -> None:
     settings win.
     """
     os.environ.setdefault("TIER", tier())
+    if tier() == "cpu":
+        keep_freed_memory()
     # One process holds scheduler, worker and trainer: the loop hands live tensors over and can step by hand.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # The engines warn each other of names that torch will drop one day; a reader can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(vllm|deepspeed|torch\.distributed)\.")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if tier() == "gpu" else "cpu")

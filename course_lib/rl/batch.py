@@ -1,7 +1,8 @@
 """One step's samples: what was asked, what came back, what it was worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,6 +45,15 @@ class Batch:
     def tokens(self) -> int:
         """Response tokens of the whole batch: what a token-level mean divides by."""
         return int(self.rollout.response_lengths.sum())
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a JSON-ready row a sample: question, answer, completion, reward, advantage."""
+        rewards, advantages = self.rewards.tolist(), self.advantages.tolist()
+        rows = zip(self.problems, self.completions, rewards, advantages, strict=True)
+        return [
+            {**asdict(problem), "completion": text, "reward": reward, "advantage": advantage}
+            for problem, text, reward, advantage in rows
+        ]
 
     def groups(self) -> list[Group]:
         """Return the prompts with their samples, as the trainer takes them."""

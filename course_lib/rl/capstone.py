@@ -54,9 +54,16 @@ def recipe(steps: int | None = None, seed: int = 0, tier: machine.Tier | None = 
         loop = LoopConfig(steps=steps or 25, prompts_per_step=64, samples_per_prompt=8, seed=seed, evaluate_every=5)
         return Recipe(loop, TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384), normalize_advantages=True)
     loop = LoopConfig(
-        steps=steps or 60, prompts_per_step=8, samples_per_prompt=8, seed=seed, evaluate_every=10, checkpoint_every=20
+        steps=steps or 75,
+        prompts_per_step=8,
+        samples_per_prompt=8,
+        max_new_tokens=16,
+        seed=seed,
+        evaluate_every=15,
+        checkpoint_every=25,
     )
-    trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, micro_batch_tokens=1536)
+    # One rank has nothing to partition, and without ZeRO's copies a step took two thirds of the time and 0.5 GiB less.
+    trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, zero_stage=0, micro_batch_tokens=768)
     return Recipe(loop, trainer)
 
 
@@ -68,6 +75,6 @@ def make_loop(policy: str, run: Path, numbers: Recipe, resume: bool = False) -> 
     return RLLoop(trainer, rollout, Addition(), run, advantage=numbers.advantage, config=numbers.loop, resume=resume)
 
 
-def scaled(numbers: Recipe, **changes: int) -> Recipe:
+def scaled(numbers: Recipe, **changes: Any) -> Recipe:
     """Return the recipe with other numbers of the loop, such as `prompts_per_step`."""
     return replace(numbers, loop=replace(numbers.loop, **changes))

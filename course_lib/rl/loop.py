@@ -127,20 +127,59 @@ class RLLoop:
         """Take one step: generate, reward, train, sync. Return its record, which is also written to the run's folder."""
         number, self._seconds = self.completed + 1, {}
         with self._phase("generate"):
-            batch = self._generate(number)
+            batch = self.generate(number)
         with self._phase("reward"):
-            self._judge(batch)
+            self.judge(batch)
         with self._phase("train"):
-            stats = self._train(batch)
+            stats = self.train(batch)
         with self._phase("sync"):
             receipt = self.sync.push()
         self.completed = number
         record = {"step": number} | step_metrics(batch, stats) | {"receipt": receipt.to_dict()}
-        self._write_samples(number, batch)
+        self.run_folder.append(self.run_folder.samples, {"step": number, "samples": batch.table()[:64]})
         due = number % self.config.evaluate_every == 0 or number == self.config.steps
         record = self._record(record, evaluate=due and receipt.ok)
         receipt.raise_if_failed()
         return record
+
+    def generate(self, number: int) -> Batch:
+        """Return the samples of a step, not yet judged: the same for the same step, seed and weights."""
+        rng = random.Random(f"{self.config.seed}/{number}")
+        drawn = self.task.draw(self.config.prompts_per_step, rng)
+        n = self.config.samples_per_prompt
+        sampling = SamplingConfig(
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            n_samples_per_prompt=n,
+            seed=rng.getrandbits(32),
+        )
+        rollout = self.rollout.generate(self._request(drawn), sampling)
+        problems = [problem for problem in drawn for _ in range(n)]
+        nothing = torch.zeros(len(problems))
+        return Batch(problems, self._texts(rollout), rollout, nothing, nothing, n)
+
+    def judge(self, batch: Batch) -> None:
+        """Give the samples their rewards and advantages."""
+        batch.rewards = torch.tensor(compute_rewards(self.reward, batch.problems, batch.completions))
+        batch.advantages = self.advantage(batch.rewards.view(-1, batch.samples_per_prompt)).flatten()
+
+    def train(self, batch: Batch) -> StepStats | None:
+        """Train on judged samples and return what the last update did, or None where no group has a signal."""
+        groups = batch.groups()
+        if self.reference is not None:
+            batch.reference_logprobs = batch.padded(self.reference.logprobs(groups, self.config.temperature))
+        # Where all of a group's rewards are equal its gradient is zero: leave it out, unless a KL term or a loss of the
+        # learner's own may want it.
+        default = self.loss is policy_gradient_loss and not self.config.loss.kl_coefficient
+        chosen = batch.with_signal(groups) if default else groups
+        if not chosen:
+            return None
+        if self.config.updates_per_batch > 1:
+            batch.old_logprobs = batch.padded(self.trainer.logprobs(chosen, self.config.temperature))
+        stats = None
+        for _ in range(self.config.updates_per_batch):
+            stats = self.trainer.step(chosen, lambda *values: self._share(batch, *values), self.config.temperature)
+        return stats
 
     def evaluate(self) -> float:
         """Return the share of held-out problems that the policy answers rightly, sampling greedily."""
@@ -188,42 +227,6 @@ class RLLoop:
                 " trainer and engine anew and resume: the run goes on from the checkpoint before it."
             ) from error
 
-    def _generate(self, number: int) -> Batch:
-        rng = random.Random(f"{self.config.seed}/{number}")
-        drawn = self.task.draw(self.config.prompts_per_step, rng)
-        n = self.config.samples_per_prompt
-        sampling = SamplingConfig(
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
-            n_samples_per_prompt=n,
-            seed=rng.getrandbits(32),
-        )
-        rollout = self.rollout.generate(self._request(drawn), sampling)
-        problems = [problem for problem in drawn for _ in range(n)]
-        nothing = torch.zeros(len(problems))
-        return Batch(problems, self._texts(rollout), rollout, nothing, nothing, n)
-
-    def _judge(self, batch: Batch) -> None:
-        batch.rewards = torch.tensor(compute_rewards(self.reward, batch.problems, batch.completions))
-        batch.advantages = self.advantage(batch.rewards.view(-1, batch.samples_per_prompt)).flatten()
-
-    def _train(self, batch: Batch) -> StepStats | None:
-        groups = batch.groups()
-        if self.reference is not None:
-            batch.reference_logprobs = batch.padded(self.reference.logprobs(groups, self.config.temperature))
-        if self.config.updates_per_batch > 1:
-            batch.old_logprobs = batch.padded(self.trainer.logprobs(groups, self.config.temperature))
-        # Where all of a group's rewards are equal its gradient is zero: leave it out, unless a KL term or a loss of the
-        # learner's own may want it.
-        default = self.loss is policy_gradient_loss and not self.config.loss.kl_coefficient
-        chosen = batch.with_signal(groups) if default else groups
-        if not chosen:
-            return None
-        stats = None
-        for _ in range(self.config.updates_per_batch):
-            stats = self.trainer.step(chosen, lambda *values: self._share(batch, *values), self.config.temperature)
-        return stats
-
     def _share(self, batch: Batch, packed: PackedBatch, logprobs: Tensor, entropy: Tensor) -> Tensor:
         """Return a micro-batch's share of the loss: a mean over all tokens of the batch, whatever the micro-batches are."""
         old = logprobs.detach() if batch.old_logprobs is None else by_token(batch.old_logprobs, packed)
@@ -252,21 +255,6 @@ class RLLoop:
         self.run_folder.append(self.run_folder.metrics, record)
         self._view.step(record)
         return record
-
-    def _write_samples(self, number: int, batch: Batch) -> None:
-        table = [
-            {
-                "question": problem.question,
-                "answer": problem.answer,
-                "completion": text,
-                "reward": reward,
-                "advantage": advantage,
-            }
-            for problem, text, reward, advantage in zip(
-                batch.problems, batch.completions, batch.rewards.tolist(), batch.advantages.tolist(), strict=True
-            )
-        ]
-        self.run_folder.append(self.run_folder.samples, {"step": number, "samples": table[:64]})
 
     def _request(self, problems: Sequence[Problem]) -> Any:
         encode: Any = self.rollout.tokenizer.apply_chat_template

@@ -12,7 +12,7 @@ from course_lib.training import StepStats
 def step_metrics(batch: Batch, stats: StepStats | None) -> dict[str, Any]:
     """Return the step's metrics; token averages are over the tokens that the trainer saw.
 
-    Keys: `reward`, `reward_std`, `exact` (share of samples with the highest reward, 1), `length`, `finished`,
+    Keys: `reward`, `reward_std`, `length`, `finished`,
     `groups_with_signal`, `tokens`; of the trainer `loss`, `grad_norm`, `applied`, `learning_rate`; of the tokens `entropy`
     (nats), `clipped`, `truncated` (shares), and of trainer against sampler `mismatch` (mean |difference of logprobs|),
     `mismatch_kl` (k3 estimate of KL(sampler || trainer)), `ratio_mean`, `ratio_min`, `ratio_max`, `ratio_outside` (share

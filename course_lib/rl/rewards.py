@@ -4,6 +4,7 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from course_lib.rl.problem import Problem
 
@@ -41,7 +42,7 @@ def compute_rewards(reward: Reward, problems: Sequence[Problem], completions: Se
     """
     name = getattr(reward, "__name__", type(reward).__name__)
     try:
-        values = list(reward(problems, completions))
+        values: list[Any] = list(reward(problems, completions))
     except Exception as error:
         culprit = _first_failing(reward, problems, completions)
         raise RewardError(f"the reward {name} raised {type(error).__name__}: {error}. {culprit}") from error

@@ -1,5 +1,6 @@
 """A run's folder: its decisions, its metrics and its checkpoints, whole at any moment."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,6 +10,31 @@ from typing import Any
 
 class RunError(RuntimeError):
     """The run's folder does not allow what was asked; the message says what to do."""
+
+
+def free_folder(runs: str | Path, name: str) -> Path:
+    """Return `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that is not taken."""
+    candidates = (Path(runs) / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in candidates if not path.exists())
+
+
+def saved_decisions(path: str | Path, resume: bool) -> dict[str, Any] | None:
+    """Return the decisions of the run in a folder that is to be resumed, or None for a new run.
+
+    Raises:
+        RunError: there is a run already and `resume` is False, or none that can be read and `resume` is True.
+    """
+    saved = Path(path) / "config.json"
+    if not resume:
+        if saved.exists():
+            raise RunError(f"{path} already holds a run: resume it (resume=True, or --resume), or give another name.")
+        return None
+    if not saved.exists():
+        raise RunError(f"{path} holds no run to resume: start it without resume, or check the name.")
+    try:
+        return dict(json.loads(saved.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{saved} can't be read ({error}): restore it, or give another name.") from error
 
 
 class RunFolder:
@@ -30,12 +56,9 @@ class RunFolder:
     def __init__(self, path: str | Path, config: dict[str, Any], resume: bool = False):
         self.path = Path(path)
         saved = self.path / "config.json"
-        if resume:
-            self._require_same(saved, config)
-        elif saved.exists():
-            raise RunError(
-                f"{self.path} already holds a run: resume it (resume=True, or --resume), or give another name."
-            )
+        before = saved_decisions(self.path, resume)
+        if before is not None:
+            self._require_same(before, config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -110,13 +133,7 @@ class RunFolder:
         """Return the newest whole checkpoint, or None."""
         return next(reversed(self.checkpoints()), None)
 
-    def _require_same(self, saved: Path, config: dict[str, Any]) -> None:
-        if not saved.exists():
-            raise RunError(f"{self.path} holds no run to resume: start it without resume, or check the name.")
-        try:
-            before = dict(json.loads(saved.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{saved} can't be read ({error}): restore it, or give another name.") from error
+    def _require_same(self, before: dict[str, Any], config: dict[str, Any]) -> None:
         now = json.loads(json.dumps(config))
         differ = sorted(key for key in before.keys() | now.keys() if key != "steps" and before.get(key) != now.get(key))
         if differ:

@@ -25,8 +25,8 @@ CANARIES = [
 ]
 """Fixed prompts, each over two KV blocks long, so that a prefix cache that was not reset would be hit."""
 
-_CANARY_TOKENS = 8
-_CANARY_SAMPLES = 2
+_CANARY_TOKENS = 4
+_CANARY_SAMPLES = 4
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 
 
@@ -77,6 +77,11 @@ class WeightSync:
         receipt.seconds.update(reload=reloaded - start, check=time.perf_counter() - reloaded)
         return receipt
 
+    def inspect(self) -> Receipt:
+        """Return a receipt of what the engine holds now, without syncing: a trainer that moved on finds its engine stale."""
+        now = {name: fingerprint(weight) for name, weight in self.trainer.named_weights()}
+        return self._check(self._sent, now, just_synced=False)
+
     def reload(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         """Hand the weights to vLLM, which loads them layer by layer into the memory that it computes with."""
         self.rollout.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
@@ -105,14 +110,15 @@ class WeightSync:
             sent[name] = fingerprint(weight)
             yield name, weight
 
-    def _check(self, before: dict[str, Tensor] | None, sent: dict[str, Tensor]) -> Receipt:
+    def _check(self, before: dict[str, Tensor] | None, sent: dict[str, Tensor], just_synced: bool = True) -> Receipt:
         actual: dict[str, Tensor] = self.rollout.llm.apply_model(read_back)[0]
         stale = find_stale(sent, actual)
         moved = {name for name, value in sent.items() if before is not None and not torch.equal(before[name], value)}
         if "lm_head.weight" in actual and any(name.endswith("embed_tokens.weight") for name in moved):
             moved.add("lm_head.weight")
         canaries = self._generate_canaries()
-        cached = int(canaries.cached_tokens[0])
+        # Right after a sync the cache has to be empty; later the canaries of the check before are rightly in it.
+        cached = int(canaries.cached_tokens[0]) if just_synced else 0
         gap = self._gap(canaries, self.temperature)
         fitting = None
         if gap > TOLERANCE * self.noise_floor and not stale and not cached:

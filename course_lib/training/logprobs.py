@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-VOCABULARY_CHUNK = 16384
+VOCABULARY_CHUNK = 4096
 
 
 def token_logprobs(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from course_lib import machine
 from course_lib.training.logprobs import token_logprobs
@@ -26,6 +27,7 @@ class Policy(nn.Module):
         for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
             if getattr(config, option, None) is not None:  # seen before gigabytes of weights are read
                 raise ValueError(_unknown_logits(folder, f"{option} in its config"))
+        logging.disable_progress_bar()  # loading takes a second
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa"
         )

@@ -144,6 +144,20 @@ def test_nothing_changed_is_clean(make_trainer: Any, equalize: Any, engine: VLLM
         assert receipt.changed == 0.0
 
 
+def test_inspect_finds_a_stale_engine_and_a_synced_one(
+    trainer: PolicyTrainer, engine: VLLMRollout, equalize: Any, train: Train
+) -> None:
+    equalize(trainer)
+    sync = WeightSync(trainer, engine)
+    assert sync.inspect().ok  # the canaries are in the prefix cache by now, and rightly so
+    train(trainer)
+    stale = sync.inspect()
+    assert stale.culprit is not None
+    assert stale.culprit.startswith("no sync")
+    assert sync.push().ok
+    assert sync.inspect().ok
+
+
 def test_no_noise_floor_between_different_weights(trainer: PolicyTrainer, engine: VLLMRollout, train: Train) -> None:
     """A floor measured so would be as high as a fault, and every receipt would pass."""
     train(trainer)
