@@ -97,7 +97,7 @@ def _draw_reward(axes: Axes, records: Records) -> None:
     # All of the scale once there is something to see of it; before that, small beginnings would be a flat line.
     whole = not len(finite(rewards)) or found.max() > 0.4
     axes.set_ylim(*_limits(found, at_least=(-0.03, 1.05) if whole else (-0.01, max(0.1, 1.6 * float(found.max())))))
-    axes.set_ylabel("mean reward (1 = exact),\nshare of held-out answered exactly")
+    axes.set_ylabel("mean reward of a sample (0 to 1),\nshare of held-out answered rightly")
     reward, held_out = from_to(mean), from_to(accuracy, "{:.0%}")
     _dress(axes, records, f"Do both rise together?\nreward {reward}, held-out accuracy {held_out}")
     axes.legend(loc="upper left" if _ends_high(mean) else "upper right")
@@ -168,7 +168,7 @@ def _draw_mismatch(axes: Axes, records: Records) -> None:
         axes.axhline(limit, color=COLORS["vermillion"], linestyle="--", linewidth=1.5, label="limit of a receipt")
         top = max(top, limit)
     axes.set_ylim(0, top * 1.45 or 1)
-    axes.set_ylabel("mean |difference of logprobs| (nats per token)")
+    axes.set_ylabel("typical |difference of logprobs| (nats per token)")
     clean = len(synced) - len(failed)
     _dress(axes, records, f"Do trainer and sampler compute the same?\n{clean} of {len(synced)} receipts clean")
     axes.legend(loc="upper left", ncols=2, columnspacing=1.2)

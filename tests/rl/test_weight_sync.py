@@ -154,6 +154,7 @@ def test_inspect_finds_a_stale_engine_and_a_synced_one(
     stale = sync.inspect()
     assert stale.culprit is not None
     assert stale.culprit.startswith("no sync")
+    train(trainer)
     assert sync.push().ok
     assert sync.inspect().ok
 
