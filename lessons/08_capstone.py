@@ -37,7 +37,7 @@ import time
 
 from course_lib import machine, viz
 from course_lib.models import describe, load_policy
-from course_lib.rl import RLLoop, VLLMRollout, Addition, capstone, free_folder
+from course_lib.rl import Addition, RLLoop, VLLMRollout, capstone, free_folder
 from course_lib.rl.summary import summarize
 from course_lib.training import PolicyTrainer
 
@@ -52,7 +52,7 @@ machine.versions()
 
 # %%
 folder = load_policy(os.environ.get("COURSE_POLICY", "smollm2"))
-recipe = capstone.recipe(steps=int(os.environ.get("COURSE_STEPS", "0")) or None)
+recipe = capstone.recipe(steps=int(os.environ.get("COURSE_STEPS", "0")) or None, seed=2)
 describe(folder)
 
 # %%

@@ -9,7 +9,7 @@ from course_lib.rl.receipt import Receipt, SyncError
 from course_lib.rl.rewards import Reward, RewardError, exact_match, number_match
 from course_lib.rl.rollout import Rollout, RolloutError, SamplingConfig, VLLMRollout
 from course_lib.rl.run_folder import RunError, free_folder
-from course_lib.rl.tasks import Addition, Rehearsal, Task
+from course_lib.rl.tasks import Addition, Task
 from course_lib.rl.weight_sync import WeightSync
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Problem",
     "RLLoop",
     "Receipt",
-    "Rehearsal",
     "Reward",
     "RewardError",
     "Rollout",

@@ -85,9 +85,6 @@ class RLLoop:
         self._view: LoopView = ProgressBar()
         state = self._restore() if resume else None
         self.run_folder.truncate(state["step"] if state else -1)
-        for record in self.run_folder.read(self.run_folder.samples):
-            rows = record["samples"]
-            task.note([Problem(row["question"], row["answer"]) for row in rows], [row["completion"] for row in rows])
         self.sync = WeightSync(trainer, rollout, self.config.temperature, state["noise_floor"] if state else None)
         if state:
             self.completed = state["step"]
@@ -138,7 +135,6 @@ class RLLoop:
         with self._phase("sync"):
             receipt = self.sync.push()
         self.completed = number
-        self.task.note(batch.problems, batch.completions)
         record = {"step": number} | step_metrics(batch, stats) | {"receipt": receipt.to_dict()}
         self.run_folder.append(self.run_folder.samples, {"step": number, "samples": batch.table()})
         due = number % self.config.evaluate_every == 0 or number == self.config.steps

@@ -157,6 +157,7 @@ class VLLMRollout(RolloutEngine):
             ) from error
         self.tokenizer = self.llm.get_tokenizer()
         self.weight_version = 0
+        self.weight_sync: Any = None  # a WeightSync puts itself here
         self.suspect = False  # the last sync failed its receipt
 
     def generate(self, request: RolloutRequest, sampling: DeepSpeedSamplingConfig) -> Rollout:
@@ -206,10 +207,17 @@ class VLLMRollout(RolloutEngine):
         )
 
     def sync_weights(self, step: int) -> None:  # noqa: ARG002  the interface's
-        """Refuse: weights travel through `weight_sync.WeightSync`, which knows the trainer and signs a receipt."""
-        raise RolloutError(
-            "VLLMRollout has no trainer to take weights from: make a WeightSync(trainer, rollout) and call its push()."
-        )
+        """Take the trainer's weights, through the `WeightSync` that was made for this engine, and check the receipt.
+
+        Raises:
+            RolloutError: no WeightSync was made, so there is no trainer to take weights from.
+            SyncError: the receipt is not clean.
+        """
+        if self.weight_sync is None:
+            raise RolloutError(
+                "this engine knows no trainer to take weights from: first make a WeightSync(trainer, rollout)."
+            )
+        self.weight_sync.push().raise_if_failed()
 
     def shutdown(self) -> None:
         """Release the engine and its memory; trainers and other engines go on. Calling it twice is harmless."""

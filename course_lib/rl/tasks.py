@@ -9,7 +9,7 @@ from course_lib.rl.rewards import number_match
 
 
 class Task(Protocol):
-    """What the loop needs of a task. Write your own by giving these five members."""
+    """What the loop needs of a task. Write your own by giving these four members."""
 
     name: str
     held_out: Sequence[Problem]
@@ -21,10 +21,6 @@ class Task(Protocol):
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> Sequence[float]:
         """Return 1.0 for each right completion and 0.0 for each wrong one: the held-out accuracy, and the default reward."""
-        ...
-
-    def note(self, problems: Sequence[Problem], completions: Sequence[str]) -> None:
-        """Take note of a step's samples, or don't: a task may draw by what went wrong. Called again when a run resumes."""
         ...
 
 
@@ -65,53 +61,9 @@ class Addition:
         """Return 1.0 where the last number in the completion is the sum, else 0.0."""
         return number_match(problems, completions)
 
-    def note(self, problems: Sequence[Problem], completions: Sequence[str]) -> None:
-        """Do nothing: every draw is a fresh one."""
-
     def __repr__(self) -> str:
         return f"Addition({len(self.training)} training problems, {len(self.held_out)} held out)"
 
 
 def _sum(a: int, b: int) -> Problem:
     return Problem(f"What is {a}+{b}? Answer with just the number.", str(a + b))
-
-
-class Rehearsal:
-    """A task that comes back to what went wrong.
-
-    A policy that solves nine problems of ten learns nothing from most of its samples, because all samples of a solved
-    problem are alike. So a part of each draw are problems whose last samples were not all right, and the rest is drawn as
-    ever. (Prioritised sampling by outcome, as in Schaul et al., arXiv 1511.05952, in its plainest form.)
-
-    Args:
-        task: where the problems come from.
-        share: of each draw that is rehearsed, as far as there is something to rehearse.
-    """
-
-    def __init__(self, task: Task, share: float = 0.5):
-        if not 0 <= share <= 1:
-            raise ValueError(f"share is {share}; it must be from 0 to 1.")
-        self.task, self.share, self.name = task, share, task.name
-        self.held_out = task.held_out
-        self._open: dict[Problem, None] = {}  # in the order in which they went wrong, so that a seed decides the draw
-
-    def draw(self, count: int, rng: random.Random) -> list[Problem]:
-        """Return `count` training problems, some of them again."""
-        again = rng.sample(list(self._open), min(len(self._open), int(count * self.share)))
-        fresh = [problem for problem in self.task.draw(count, rng) if problem not in again]
-        return (again + fresh)[:count]
-
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> Sequence[float]:
-        """Return the task's own grades."""
-        return self.task.grade(problems, completions)
-
-    def note(self, problems: Sequence[Problem], completions: Sequence[str]) -> None:
-        """Remember which problems went wrong; those that went well all the time are done with."""
-        for problem in problems:
-            self._open.pop(problem, None)
-        for problem, grade in zip(problems, self.grade(problems, completions), strict=True):
-            if grade < 1:
-                self._open[problem] = None
-
-    def __repr__(self) -> str:
-        return f"Rehearsal({self.task!r}, {len(self._open)} open)"

@@ -52,6 +52,7 @@ class WeightSync:
     ):
         self.trainer = trainer
         self.rollout = rollout
+        rollout.weight_sync = self
         self.temperature = temperature
         self.canaries = request([rollout.tokenizer.encode(" ".join(text.split()))[:96] for text in CANARIES])
         self._sent: dict[str, Tensor] | None = None

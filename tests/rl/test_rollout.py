@@ -155,7 +155,8 @@ def test_no_prompt(prompts: list[list[int]]) -> None:
         request(prompts)
 
 
-def test_weights_do_not_come_by_themselves(engine: VLLMRollout) -> None:
+def test_weights_do_not_come_by_themselves(engine: VLLMRollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "weight_sync", None)
     with pytest.raises(RolloutError, match="WeightSync"):
         engine.sync_weights(1)
 

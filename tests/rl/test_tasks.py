@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib.rl import Addition, Problem, Rehearsal
+from course_lib.rl import Addition, Problem
 
 
 def numbers(problem: Problem) -> tuple[int, int]:
@@ -72,32 +72,3 @@ def test_held_out_set_is_the_same_for_every_loop_seed() -> None:
 def test_no_room_for_both_sets(held_out: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 5"):
         Addition(largest=2, held_out=held_out)
-
-
-def test_rehearsal_comes_back_to_what_went_wrong_until_it_goes_well() -> None:
-    task = Rehearsal(Addition(), share=0.5)
-    wrong, right = task.draw(2, random.Random(0))
-    task.note([wrong, wrong, right], [wrong.answer, "no idea", right.answer])
-    drawn = [task.draw(8, random.Random(seed)) for seed in range(20)]
-    assert all(problems[0] == wrong for problems in drawn)
-    assert all(len(set(problems)) == 8 for problems in drawn)
-    task.note([wrong], [wrong.answer])
-    assert not all(wrong in task.draw(8, random.Random(seed)) for seed in range(20))
-
-
-@given(st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 40))
-def test_rehearsal_draws_as_many_as_asked_and_at_most_its_share_again(seed: int, share: float, count: int) -> None:
-    rng = random.Random(seed)
-    task = Rehearsal(Addition(), share)
-    for _ in range(3):
-        before = set(task._open)
-        drawn = task.draw(count, rng)
-        assert len(drawn) == len(set(drawn)) == count
-        assert len([problem for problem in drawn[: int(count * share)] if problem in before]) <= count * share
-        assert not set(drawn) & set(task.held_out)
-        task.note(drawn, [rng.choice([problem.answer, ""]) for problem in drawn])
-
-
-def test_rehearsal_refuses_a_share_that_is_none() -> None:
-    with pytest.raises(ValueError, match="share"):
-        Rehearsal(Addition(), 1.5)

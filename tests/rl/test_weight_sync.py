@@ -159,6 +159,21 @@ def test_inspect_finds_a_stale_engine_and_a_synced_one(
     assert sync.inspect().ok
 
 
+def test_deepspeeds_own_call_syncs_and_checks(
+    trainer: PolicyTrainer, engine: VLLMRollout, equalize: Any, train: Train
+) -> None:
+    equalize(trainer)
+    WeightSync(trainer, engine)
+    train(trainer)
+    engine.sync_weights(1)
+    assert engine.weight_sync.inspect().ok
+    NoSync(trainer, engine, noise_floor=1.0)._sent = engine.weight_sync._sent
+    train(trainer)
+    with pytest.raises(SyncError):
+        engine.sync_weights(2)
+    WeightSync(trainer, engine, noise_floor=1.0).push()
+
+
 def test_no_noise_floor_between_different_weights(trainer: PolicyTrainer, engine: VLLMRollout, train: Train) -> None:
     """A floor measured so would be as high as a fault, and every receipt would pass."""
     train(trainer)
