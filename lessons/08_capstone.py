@@ -257,6 +257,8 @@ print(loop.sync.push())
 
 # %% [markdown]
 # ## What was measured
+#
+# On this machine, in this notebook:
 
 # %%
 held_out, seconds = summary["held_out"], summary["seconds"]["a_step"]

@@ -55,16 +55,16 @@ def recipe(steps: int | None = None, seed: int = 0, tier: machine.Tier | None = 
         trainer = TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384)
         return Recipe(loop, trainer, normalize_advantages=True)
     loop = LoopConfig(
-        steps=steps or 80,
-        prompts_per_step=32,
-        samples_per_prompt=2,
-        max_new_tokens=16,
+        steps=steps or 60,
+        prompts_per_step=8,
+        samples_per_prompt=8,
+        max_new_tokens=24,
         seed=seed,
-        evaluate_every=20,
+        evaluate_every=10,
         checkpoint_every=20,
     )
     # One rank has nothing to partition, and without ZeRO's copies a step took two thirds of the time and 0.5 GiB less.
-    trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, zero_stage=0, micro_batch_tokens=768)
+    trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, zero_stage=0, micro_batch_tokens=512)
     return Recipe(loop, trainer)
 
 

@@ -96,7 +96,7 @@ class VLLMRollout(RolloutEngine):
     Args:
         folder: a Hugging Face model folder.
         max_model_len: the longest prompt plus response, in tokens.
-        kv_cache_bytes: size of the KV cache; None is 256 MiB on the CPU tier, and on a GPU what `gpu_memory_utilization`
+        kv_cache_bytes: size of the KV cache; None is 160 MiB on the CPU tier, and on a GPU what `gpu_memory_utilization`
             leaves beside the weights.
         gpu_memory_utilization: share of the GPU's memory for vLLM as a whole; the trainer needs the rest.
         enforce_eager: no compilation and no CUDA graphs: starts sooner, decodes slower.
@@ -130,7 +130,7 @@ class VLLMRollout(RolloutEngine):
         self.folder = Path(folder)
         self.max_model_len = max_model_len
         if kv_cache_bytes is None and machine.tier() == "cpu":
-            kv_cache_bytes = 256 << 20  # vLLM would take a share of the host's memory, which the trainer needs
+            kv_cache_bytes = 160 << 20  # vLLM would take a share of the host's memory, which the trainer needs
         options: dict[str, Any] = {
             "model": str(folder),
             "dtype": dtype,

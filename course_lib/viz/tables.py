@@ -105,10 +105,10 @@ def receipt_table(records: Records, limit: int = 20) -> Table:
 
 
 def answers_table(problems: "Sequence[Problem]", before: Sequence[str], after: Sequence[str]) -> Table:
-    """Return a table of the policy's answers before and after training, each marked right or wrong as `exact_match` says."""
-    from course_lib.rl import exact_match
+    """Return a table of the policy's answers before and after training, each marked right or wrong: the last number counts."""
+    from course_lib.rl import number_match
 
-    was, now = exact_match(problems, before), exact_match(problems, after)
+    was, now = number_match(problems, before), number_match(problems, after)
     rows: list[Sequence[Cell | str]] = [
         [_shown(problem.question), _shown(problem.answer), _judged(old, old_right), _judged(new, new_right)]
         for problem, old, old_right, new, new_right in zip(problems, before, was, after, now, strict=True)

@@ -14,8 +14,15 @@ from nbbuild.convert import describe, render
 from nbbuild.course import BuildError
 
 MAX_BYTES = 1_500_000
-# Lines on stderr that tell about the kernel that ran the notebook and nothing about the lesson.
-NOISE = ("Kernel is running over TCP without encryption",)
+# Lines that tell about the kernel or the engines' start on one machine, and nothing about the lesson.
+NOISE = (
+    "Kernel is running over TCP without encryption",
+    "cannot find -laio",
+    "collect2: error: ld returned 1 exit status",
+    "deepspeed_shm_comm_op built successfully",
+    "Triton is installed, but doesn't include CPU backend",
+    "NUMA binding: Using MEMBIND policy",
+)
 # Text here is base64, where '/' is a digit and not a folder.
 BINARY = ("image/png", "image/jpeg", "image/gif", "application/pdf", "buffers")
 # The paths that give a machine away wherever the notebook is checked, not only on the machine that ran it.
