@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ class RunError(RuntimeError):
 
 
 def free_folder(runs: str | Path, name: str) -> Path:
-    """Return `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that is not taken."""
-    candidates = (Path(runs) / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    """Return `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that is not taken; `$COURSE_RUNS` overrides `runs`."""
+    parent = Path(os.environ.get("COURSE_RUNS") or runs)
+    candidates = (parent / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     return next(path for path in candidates if not path.exists())
 
 

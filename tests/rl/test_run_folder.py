@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from course_lib.rl import RunError
-from course_lib.rl.run_folder import RunFolder
+from course_lib.rl.run_folder import RunFolder, free_folder
 
 CONFIG = {"seed": 0, "steps": 4, "loss": {"clip_low": 0.2}, "betas": (0.9, 0.99)}
 
@@ -144,3 +144,13 @@ def test_a_checkpoint_can_be_written_again(tmp_path: Path) -> None:
     folder.checkpoint(1, lambda path: (path / "old").touch())
     folder.checkpoint(1, save)
     assert [path.name for path in folder.checkpoints()[0].iterdir()] == ["weights"]
+
+
+def test_a_free_folder_is_new_and_its_parent_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COURSE_RUNS", raising=False)
+    assert free_folder(tmp_path, "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    assert free_folder(tmp_path, "run") == tmp_path / "run-3"
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "elsewhere"))
+    assert free_folder(tmp_path, "run") == tmp_path / "elsewhere" / "run"
