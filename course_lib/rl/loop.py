@@ -23,6 +23,7 @@ from course_lib.rl.progress import LoopView, ProgressBar
 from course_lib.rl.rewards import Reward, RewardError, compute_rewards
 from course_lib.rl.rollout import Rollout, SamplingConfig, VLLMRollout, request
 from course_lib.rl.run_folder import RunError, RunFolder
+from course_lib.rl.summary import PHASES
 from course_lib.rl.tasks import Task
 from course_lib.rl.weight_sync import WeightSync
 from course_lib.training import FrozenPolicy, PackedBatch, PolicyTrainer, StepStats
@@ -248,7 +249,7 @@ class RLLoop:
         if evaluate:
             with self._phase("evaluate"):
                 record["held_out"] = self.evaluate()
-        busy = sum(self._seconds.get(phase, 0.0) for phase in ("generate", "reward", "train", "sync"))
+        busy = sum(self._seconds.get(phase, 0.0) for phase in PHASES)
         record["seconds"] = dict(self._seconds) | {"step": busy}
         record["tokens_per_second"] = record.get("tokens", 0) / busy if busy else 0.0
         record["peak_memory"] = peak_memory()
