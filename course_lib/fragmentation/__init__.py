@@ -1,0 +1,1 @@
+"""Contiguous allocation of KV memory, and its waste."""

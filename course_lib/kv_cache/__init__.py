@@ -1,0 +1,1 @@
+"""Decoding with and without a KV cache, and what it costs."""

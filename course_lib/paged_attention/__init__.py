@@ -1,0 +1,1 @@
+"""Blocks, block tables, prefix caching, and attention through a block table."""
