@@ -5,7 +5,7 @@
 #   ARGS="..."      options for the command: make capstone ARGS="--steps 3"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup capstone lab grade doctor notebooks test lint format lock
+.PHONY: help setup capstone lab grade progress update doctor notebooks test lint format lock
 
 POLICY ?= smollm2
 BIN := $(if $(filter llm-rl-course,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
@@ -26,11 +26,17 @@ capstone: policy ## Run the whole loop: vLLM generates, DeepSpeed trains, the po
 	@$(RUN) course_lib capstone $(ARGS)
 
 lab: policy ## Open the course in JupyterLab
-	@find notebooks exercises solutions -name '*.ipynb' -exec $(BIN)/jupyter trust {} + > .setup/trust.log 2>&1 || cat .setup/trust.log
+	@find notebooks exercises solutions -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/jupyter trust {} + > .setup/trust.log 2>&1 || cat .setup/trust.log
 	@$(RUN) jupyter lab $(ARGS)
 
 grade: setup ## Grade your exercises
 	@$(RUN) course_lib grade $(ARGS)
+
+progress: setup ## Show which exercises you have solved, and what comes next
+	@$(RUN) course_lib progress $(ARGS)
+
+update: setup ## Pull a newer course, and keep your work in exercises/
+	@$(RUN) course_lib update $(ARGS)
 
 doctor: setup ## Look at the machine and the set-up, and say what to mend
 	@$(RUN) course_lib doctor $(ARGS)

@@ -79,12 +79,42 @@ def capstone(
 
 @app.command()
 def grade(
-    exercises: Annotated[list[str] | None, typer.Argument(help="Lessons to grade, such as 01; all without it.")] = None,
+    exercises: Annotated[
+        list[str] | None, typer.Argument(help="Lessons such as 01, exercises such as 01.kv_bytes, 08 for the capstone.")
+    ] = None,
+    *,
+    solutions: Annotated[bool, typer.Option("--solutions", help="Grade solutions/ instead of exercises/.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for grade_report.{json,md,html}.")] = None,
+    cell_seconds: Annotated[float, typer.Option(min=1, help="Seconds that a cell may take.")] = 120,
+    judge_seconds: Annotated[float, typer.Option(min=1, help="Seconds that the checks of an exercise may take.")] = 90,
+    memory: Annotated[float, typer.Option(min=0.5, help="GiB that a notebook's kernel may hold.")] = 6,
 ) -> None:
-    """Grade your exercises, and exit with status 1 where one is not solved yet."""
+    """Grade your exercises and the newest capstone run; the exit status is 1 where something is not solved yet."""
     from course_lib.grading.cli import main
+    from course_lib.grading.runner import Limits
 
-    raise typer.Exit(main(exercises or []))
+    limits = Limits(cell_seconds, judge_seconds, int(memory * 2**30))
+    raise typer.Exit(main(exercises or [], solutions=solutions, out=out, limits=limits))
+
+
+@app.command()
+def progress() -> None:
+    """Show which exercises you have solved, and what comes next."""
+    from course_lib.grading.cli import show_progress
+
+    raise typer.Exit(show_progress())
+
+
+@app.command()
+def update() -> None:
+    """Pull a newer course; your work in exercises/ is carried over into its notebooks."""
+    from course_lib.grading.update import UpdateError
+    from course_lib.grading.update import update as pull
+
+    try:
+        pull(_ROOT)
+    except UpdateError as error:
+        _stop(error)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -1,9 +1,12 @@
 """Build the notebooks from the lessons: `python tools/build_notebooks.py [--execute [NAME ...] | --check]`.
 
-Without an option, each `lessons/NN_topic.py` becomes `notebooks/NN_topic.ipynb`; outputs of cells that did not change
-are kept, so the outputs of a real run survive. `--execute` runs notebooks and stores their outputs, in this process's
-environment (`COURSE_POLICY=tiny python tools/build_notebooks.py --execute 08`). `--check` writes nothing and exits
-with 1 when a notebook is not what its lesson and a clean run would give.
+Without an option, each `lessons/NN_topic.py` becomes `notebooks/NN_topic.ipynb`, and each `lessons/NN_topic_exercises.py`
+becomes `exercises/NN_topic.ipynb` and `solutions/NN_topic.ipynb`, and docs/wrong_answers.md says which wrong answers the
+checks recognise. Outputs of cells that did not change are kept, so the outputs of a real run survive. What a learner
+wrote in an exercise notebook is carried over into its new build, after a copy was made in exercises/.backup/.
+`--execute` runs lessons and solutions and stores their outputs, in this process's environment
+(`COURSE_POLICY=tiny python tools/build_notebooks.py --execute 08`). `--check` writes nothing and exits with 1 when a file
+is not what its source and a clean run would give.
 """
 
 import argparse
@@ -11,26 +14,34 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nbbuild import wrong_page
 from nbbuild.check import check
 from nbbuild.convert import assemble, load, save
 from nbbuild.course import BuildError, Course, Lesson
 from nbbuild.execute import execute
+from nbbuild.keep import build_exercises
 from nbbuild.outputs import clean, refuse_unfit
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def build(course: Course, lesson: Lesson) -> None:
-    """Build one notebook, keeping the outputs of cells that did not change."""
-    _finish(course, lesson, run=None)
+    """Build one notebook, keeping the outputs of cells that did not change, and all of a learner's work in exercises."""
+    if lesson.kind == "exercise":
+        print(f"{course.relative(lesson.notebook)}: {build_exercises(lesson)}")
+    else:
+        _finish(course, lesson, run=None)
 
 
 def build_and_execute(course: Course, lesson: Lesson, timeout: float) -> None:
     """Build one notebook, run it and store its outputs. The notebook on disk stays as it was when a cell fails."""
-    _finish(course, lesson, run=timeout)
+    if lesson.kind == "exercise":
+        build(course, lesson)
+    else:
+        _finish(course, lesson, run=timeout)
 
 
-def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+def main(argv: Sequence[str] | None = None, root: Path | Course = ROOT) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description="Build, run or check the notebooks.", epilog=__doc__)
     what = parser.add_mutually_exclusive_group()
@@ -40,10 +51,10 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         "--timeout", type=float, default=1800, metavar="S", help="seconds a cell may take (%(default)g)"
     )
     options = parser.parse_args(argv)
-    course = Course(root)
+    course = root if isinstance(root, Course) else Course(root)
     if options.check:
         faults = check(course)
-        print("\n".join(faults) or f"{len(course.lessons())} notebooks are current.")
+        print("\n".join(faults) or f"{len(course.pick([]))} notebooks are current.")
         return 1 if faults else 0
     failed = False
     try:
@@ -59,7 +70,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
                 build_and_execute(course, lesson, options.timeout)
         except BuildError as error:
             failed = True
-            print(f"{lesson.name}: {error}", file=sys.stderr)
+            print(f"{course.relative(lesson.notebook)}: {error}", file=sys.stderr)
+    if options.execute is None and wrong_page.wanted(course):
+        print(f"{wrong_page.PAGE}: {'written' if wrong_page.write(course) else 'unchanged'}")
     return 1 if failed else 0
 
 
@@ -68,7 +81,8 @@ def _finish(course: Course, lesson: Lesson, run: float | None) -> None:
     target = course.relative(lesson.notebook)
     if run is not None:
         print(f"{target}: running", flush=True)
-        execute(notebook, course, run)
+        lesson.notebook.parent.mkdir(exist_ok=True)
+        execute(notebook, course, run, folder=lesson.notebook.parent.name)
     clean(notebook, course.root)
     refuse_unfit(notebook, target)
     print(f"{target}: {'written' if save(notebook, lesson.notebook) else 'unchanged'}")

@@ -27,6 +27,8 @@ LAB_SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+# A saved widget would come first, and fetch its code from a network; its picture stands in for it.
+_STATIC = "--NbConvertBase.display_data_priority=['image/png','text/html','text/markdown','image/svg+xml','text/plain']"
 HEIGHT_PROBE = (
     "<script>addEventListener('load', () => document.title = 'height=' + document.body.scrollHeight)</script>"
 )
@@ -36,7 +38,17 @@ def shoot_page(notebook: Path, picture: Path, chromium: str) -> None:
     """Picture the notebook as nbconvert's web page."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "page.html")
-        convert = [sys.executable, "-m", "nbconvert", "--to", "html", "--output", str(page), str(notebook.resolve())]
+        convert = [
+            sys.executable,
+            "-m",
+            "nbconvert",
+            "--to",
+            "html",
+            _STATIC,
+            "--output",
+            str(page),
+            str(notebook.resolve()),
+        ]
         subprocess.run(convert, check=True, capture_output=True)
         page.write_text(page.read_text(encoding="utf-8") + HEIGHT_PROBE, encoding="utf-8")
         browser = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

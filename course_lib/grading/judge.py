@@ -6,16 +6,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from types import FrameType
 from typing import Any
 
-from hypothesis import HealthCheck, Verbosity, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from course_lib.grading.exercise import Answer, Exercise, Part, WrongAnswer
+from course_lib.grading.show import result_html, result_text
+from course_lib.grading.steady import steady_inputs
 
 SECONDS_A_PART = 30.0
-NOT_STARTED, CRASH, TOO_SLOW = "not-started", "crash", "too-slow"
+NOT_STARTED, CRASH, TOO_SLOW, UNSTEADY, BORROWED = "not-started", "crash", "too-slow", "unsteady", "borrowed"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class PartResult:
     picture: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What an answer to an exercise came to."""
 
@@ -66,9 +70,20 @@ class Result:
         """The short names of the mistakes found, in the order of the parts."""
         return [part.diagnosis for part in self.parts if part.diagnosis]
 
+    @property
+    def started(self) -> bool:
+        """Whether there is anything but the untouched stub."""
+        return any(diagnosis != NOT_STARTED for diagnosis in self.diagnoses) or self.earned > 0
+
+    def __repr__(self) -> str:
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        return result_html(self)
+
 
 def judge(exercise: Exercise, answer: Answer, seconds: float = SECONDS_A_PART) -> Result:
-    """Judge an answer, part by part. Nothing that the answer does, raises or never finishes gets out of here.
+    """Judge an answer, part by part. Whatever the answer raises or never finishes, only Ctrl-C gets out of here.
 
     Args:
         exercise: what was asked.
@@ -86,18 +101,34 @@ def for_all(test: Callable[..., None], *, examples: int = 100, **strategies: Sea
         test: takes the strategies' names as keywords.
         examples: how many inputs to try.
         strategies: a strategy for each of the test's arguments.
+
+    Raises:
+        WrongAnswer: `unsteady`, where the same input is once right and once wrong.
     """
     quiet = settings(
         max_examples=examples,
         deadline=None,
         database=None,
         derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
         print_blob=False,
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
     )
-    quiet(given(**strategies)(test))()
+
+    @wraps(test)
+    def run(**drawn: Any) -> None:
+        test(**drawn)  # what it returns is of no interest, and Hypothesis would complain of it
+
+    try:
+        with steady_inputs():
+            quiet(given(**strategies)(run))()
+    except Flaky as error:
+        told = (
+            "the same input gives once a right and once a wrong result: does something stay behind from call to call?"
+        )
+        raise WrongAnswer(UNSTEADY, told) from error
 
 
 def call(answer: Answer, *args: Any, **kwargs: Any) -> Any:
@@ -111,7 +142,7 @@ def call(answer: Answer, *args: Any, **kwargs: Any) -> Any:
         return answer(*args, **kwargs)
     except (NotImplementedError, WrongAnswer):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = ", ".join([*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())])
         name = getattr(answer, "__qualname__", type(answer).__name__)
         raise WrongAnswer(CRASH, f"{name}({shown}) raised {_error(error)}") from error
@@ -134,7 +165,9 @@ def _judge_part(exercise: Exercise, part: Part, answer: Answer, seconds: float) 
         return failed(wrong.diagnosis, wrong.message, wrong.picture)
     except _TimeLimitError:
         return failed(TOO_SLOW, f"not finished after {seconds:g} s: is there a loop that never ends?")
-    except Exception as error:  # noqa: BLE001  whatever an answer raises is the learner's news, not a failure of the course
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  whatever an answer raises, sys.exit too, is the learner's news
         return failed(CRASH, f"{exercise.name} raised {_error(error)}")
     return PartResult(part.asks, part.points, part.points)
 
@@ -157,9 +190,9 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _error(error: Exception) -> str:
+def _error(error: BaseException) -> str:
     """Return the error in one line, with the line of the learner's code that raised it where that is known."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "ipykernel" in frame.filename]
     where = f" in line {frames[-1].lineno} of the cell: {frames[-1].line}" if frames and frames[-1].line else ""
     return f"{said[:300]}{where}"

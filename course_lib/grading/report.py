@@ -1,10 +1,13 @@
 """What a finished capstone run is worth, point by point."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 TARGET_ACCURACY = 0.9
+CAPSTONE = "08"
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,40 @@ def grade_capstone(records: Sequence[dict[str, Any]], steps: int, exported: bool
         Criterion("no step was refused", 10, 10 * (bool(taken) and not refused), f"{refused} refused"),
         Criterion("the policy is exported", 10, 10 * exported, "yes" if exported else "no"),
     ]
+
+
+def newest_run(runs: Path) -> Path | None:
+    """Return the folder of the newest capstone run, None where there is none."""
+    newest = max(runs.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime, default=None)
+    return newest.parent if newest else None
+
+
+def grade_run(run: Path) -> list[Criterion]:
+    """Grade the capstone run in a folder, also one that was stopped while it wrote.
+
+    Raises:
+        ValueError: a file of the run holds something else.
+    """
+    try:
+        config: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        records = read_records(run / "metrics.jsonl")
+        return grade_capstone(records, config["steps"], (run / "policy" / "model.safetensors").exists())
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"the run in {run} can't be graded: {type(error).__name__}: {error}") from error
+
+
+def read_records(metrics: Path) -> list[dict[str, Any]]:
+    """Return the records of a metrics.jsonl; a last line that a killed run cut off is left out.
+
+    Raises:
+        json.JSONDecodeError: a line before the last one is not JSON.
+    """
+    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise
+    return records

@@ -2,6 +2,7 @@
 
 from course_lib.training.config import TrainerConfig
 from course_lib.training.logprobs import token_logprobs
+from course_lib.training.memory import tensor_bytes
 from course_lib.training.packing import Group, PackedBatch, micro_batches, pack
 from course_lib.training.policy import FrozenPolicy, Policy
 from course_lib.training.trainer import LossFunction, PolicyTrainer, StepStats
@@ -17,5 +18,6 @@ __all__ = [
     "TrainerConfig",
     "micro_batches",
     "pack",
+    "tensor_bytes",
     "token_logprobs",
 ]

@@ -1,14 +1,31 @@
-"""Plots, tables and the terminal's view of a run."""
+"""Plots, tables, interactive pictures, and the terminal's view of a run.
 
-from course_lib.viz.run import entropy_and_length, mismatch_curve, phase_times, reward_curve, run_figure
-from course_lib.viz.tables import Table, answers_table, receipt_table, samples_table
-from course_lib.viz.terminal import TerminalView
+Each is imported when it is first asked for: a table needs no matplotlib, and a plot no widgets.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from course_lib.viz.block_tables import block_explorer
+    from course_lib.viz.kv_budget import kv_calculator
+    from course_lib.viz.memory_maps import memory_map
+    from course_lib.viz.picture import Picture
+    from course_lib.viz.playground import fragmentation_playground
+    from course_lib.viz.run import entropy_and_length, mismatch_curve, phase_times, reward_curve, run_figure
+    from course_lib.viz.tables import Table, answers_table, receipt_table, samples_table
+    from course_lib.viz.terminal import TerminalView
 
 __all__ = [
+    "Picture",
     "Table",
     "TerminalView",
     "answers_table",
+    "block_explorer",
     "entropy_and_length",
+    "fragmentation_playground",
+    "kv_calculator",
+    "memory_map",
     "mismatch_curve",
     "phase_times",
     "receipt_table",
@@ -16,3 +33,26 @@ __all__ = [
     "run_figure",
     "samples_table",
 ]
+
+# No module may have the name of what it gives: once imported, it would stand in that one's place.
+_MODULES = {
+    "block_tables": ["block_explorer"],
+    "kv_budget": ["kv_calculator"],
+    "memory_maps": ["memory_map"],
+    "picture": ["Picture"],
+    "playground": ["fragmentation_playground"],
+    "run": ["entropy_and_length", "mismatch_curve", "phase_times", "reward_curve", "run_figure"],
+    "tables": ["Table", "answers_table", "receipt_table", "samples_table"],
+    "terminal": ["TerminalView"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -11,6 +11,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from nbbuild.course import BuildError, Lesson
+from nbbuild.exercises import exercise_cells
 
 # Written whole rather than taken from the kernel that ran: a patch release of Python must not make notebooks differ.
 METADATA: dict[str, Any] = {
@@ -28,10 +29,10 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def read_lesson(lesson: Lesson) -> list[NotebookNode]:
-    """Read a lesson's cells.
+    """Read the cells of a lesson, or of one of its exercise notebooks.
 
     Raises:
-        BuildError: jupytext cannot read the source.
+        BuildError: jupytext cannot read the source, or its exercises are not what the catalogue says.
     """
     try:
         notebook = jupytext.reads(lesson.source.read_text(encoding="utf-8"), fmt="py:percent")
@@ -40,7 +41,9 @@ def read_lesson(lesson: Lesson) -> list[NotebookNode]:
             f"lessons/{lesson.source.name} is not in jupytext's percent format ({_first_line(error)}); "
             "expected cells that start with '# %%' or '# %% [markdown]'"
         ) from error
-    return list(notebook.cells)
+    if lesson.kind == "lesson":
+        return list(notebook.cells)
+    return exercise_cells(notebook.cells, lesson.name, lesson.kind, lesson.catalogue)
 
 
 def cell_ids(lesson_name: str, cells: Sequence[NotebookNode]) -> list[str]:
@@ -104,7 +107,7 @@ def load(path: Path) -> NotebookNode | None:
         notebook: NotebookNode = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
     except Exception as error:
         raise BuildError(
-            f"notebooks/{path.name} is not a notebook ({_first_line(error)}); "
+            f"{path.parent.name}/{path.name} is not a notebook ({_first_line(error)}); "
             "restore it with git, or delete and rebuild it"
         ) from error
     return notebook
@@ -112,11 +115,15 @@ def load(path: Path) -> NotebookNode | None:
 
 def save(notebook: NotebookNode, path: Path) -> bool:
     """Write a notebook in one step, so that a broken-off build leaves the old one whole. Return whether it changed."""
-    text = render(notebook)
+    return save_text(render(notebook), path)
+
+
+def save_text(text: str, path: Path) -> bool:
+    """Write a file in one step. Return whether it changed."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".ipynb.tmp")
+    draft = path.with_name(f"{path.name}.tmp")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
     return True

@@ -37,16 +37,23 @@ def needs_run(cell: NotebookNode) -> bool:
     return bool(cell.cell_type == "code" and cell.source.strip() and not tagged)
 
 
-def execute(notebook: NotebookNode, course: Course, timeout: float, env: Mapping[str, str] | None = None) -> None:
+def execute(
+    notebook: NotebookNode,
+    course: Course,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    folder: str = "notebooks",
+) -> None:
     """Run a notebook's cells in order and store their outputs in it, printing one line a cell.
 
-    The working folder is `notebooks/`, as in JupyterLab, so a relative path means the same to a reader and the build.
+    The working folder is the notebook's, as in JupyterLab, so a relative path means the same to a reader and the build.
 
     Args:
         notebook: the notebook to run, changed in place.
         course: the checkout, put on the kernel's import path.
         timeout: seconds that one cell may take.
         env: environment variables for the kernel beside this process's own, such as `COURSE_POLICY=tiny`.
+        folder: the notebook's folder in the checkout.
 
     Raises:
         BuildError: a cell failed, ran out of time or killed the kernel; the message shows its source and traceback.
@@ -65,7 +72,7 @@ def execute(notebook: NotebookNode, course: Course, timeout: float, env: Mapping
     # What the kernel says beside the cells' outputs is of use only when it dies.
     with tempfile.TemporaryFile() as log:
         try:
-            client.execute(cwd=str(course.notebooks_dir), env=environment, stdout=log, stderr=log)
+            client.execute(cwd=str(course.root / folder), env=environment, stdout=log, stderr=log)
         except CellExecutionError as error:
             raise BuildError(progress.report("failed", ANSI.sub("", error.traceback))) from error
         except CellTimeoutError as error:

@@ -17,16 +17,16 @@ SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 
 
 def lint(cells: Sequence[NotebookNode], folder: Path, root: Path) -> list[str]:
-    """List what breaks the course's rules, one message a fault.
+    """List what breaks the course's rules, one message a fault. An exercise's answer may be long and may be a class.
 
     Args:
-        cells: the lesson's cells.
+        cells: the cells of a lesson, or of a notebook of exercises.
         folder: the folder that links are relative to, which is the built notebook's.
         root: the repository's root, which no link may leave.
     """
     faults = list(_title_faults(cells)) + list(_prose_faults(cells))
     for number, cell in enumerate(cells, start=1):
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and cell.metadata.get("course", {}).get("role") != "answer":
             faults += [f"cell {number}: {fault}" for fault in _code_faults(cell.source)]
         elif cell.cell_type == "markdown":
             faults += [f"cell {number}: {fault}" for fault in _link_faults(cell.source, folder, root)]

@@ -50,5 +50,5 @@ def wrong(exercise: str, diagnosis: str, says: str) -> Callable[[_T], _T]:
 def wrong_answers() -> list[Wrong]:
     """Return the wrong answers of all lessons, in order."""
     for module in LESSONS.values():
-        import_module(f"wrong_answers.{module}")
+        import_module(f"{__name__}.{module}")
     return list(_found)

@@ -1,0 +1,38 @@
+"""Bytes of living tensors: each storage once, gradients too, and gone when the tensors are."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from course_lib.training import tensor_bytes
+
+SIZES = {torch.float32: 4, torch.bfloat16: 2, torch.int64: 8}
+
+
+def grown(before: dict[str, int]) -> dict[str, int]:
+    after = tensor_bytes()
+    return {dtype: size for dtype in {*before, *after} if (size := after.get(dtype, 0) - before.get(dtype, 0))}
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(SIZES)), st.integers(1, 1000)), max_size=5))
+@settings(deadline=None, max_examples=8)
+def test_every_tensor_counts_and_only_while_it_lives(made: list[tuple[torch.dtype, int]]) -> None:
+    before = tensor_bytes()
+    tensors = [torch.zeros(count, dtype=dtype) for dtype, count in made]
+    expected: dict[str, int] = {}
+    for dtype, count in made:
+        name = str(dtype).removeprefix("torch.")
+        expected[name] = expected.get(name, 0) + count * SIZES[dtype]
+    assert grown(before) == expected
+    del tensors
+    assert grown(before) == {}
+
+
+def test_a_view_adds_nothing_and_a_gradient_does() -> None:
+    before = tensor_bytes()
+    weight = torch.ones(10, requires_grad=True)
+    views = [weight[:3], weight.detach(), weight.view(2, 5)]
+    assert grown(before) == {"float32": 40}
+    (weight * 2).sum().backward()
+    assert grown(before) == {"float32": 80}
+    del views
