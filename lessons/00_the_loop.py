@@ -198,6 +198,8 @@ viz.receipt_table(records)
 
 # %% [markdown]
 # ## What was measured
+#
+# On this machine, in this notebook:
 
 # %%
 steps = [record["seconds"] for record in records if record["step"] > 0]

@@ -323,6 +323,7 @@ def seconds_to_first_token(manager, prompt):
     return time.perf_counter() - start, token
 
 
+# %%
 warm, cold = PagedKVManager(100, 16), PagedKVManager(100, 16)
 seconds_to_first_token(warm, first)
 with_hit, without_hit = seconds_to_first_token(warm, second), seconds_to_first_token(cold, second)
@@ -469,6 +470,8 @@ print(f"a saturated pool: {runs[3].waste.used:.1%} of all slots, {runs[3].mean_b
 
 # %% [markdown]
 # ## What was measured
+#
+# On this machine, in this notebook:
 
 # %%
 waste = {name: row.waste for name, row in rows.items()}

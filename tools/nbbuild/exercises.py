@@ -31,7 +31,10 @@ def exercise_cells(cells: Sequence[NotebookNode], lesson: str, kind: Kind, catal
         BuildError: markers without a partner, an exercise that the catalogue does not have, or one of the catalogue that is
             not here or not complete: heading, hints, expected result, stub, check.
     """
-    known = {exercise.id: exercise for exercise in catalogue.exercises(lesson.partition("_")[0])}
+    try:
+        known = {exercise.id: exercise for exercise in catalogue.exercises(lesson.partition("_")[0])}
+    except ValueError as error:
+        raise BuildError(f"{error}; name the lesson in course_lib/grading/exercises/__init__.py") from error
     found: dict[str, list[str]] = {}
     seen: Counter[str] = Counter()
     for number, cell in enumerate(cells, start=1):
