@@ -43,7 +43,7 @@ def test_a_failing_cell_is_shown_and_leaves_the_old_notebook(
     workshop.write("a = 1", "b = 0\nprint(a / b)")
     assert main(["--execute"], workshop.course.root) == 1
     error = capsys.readouterr().err
-    assert "01_demo: cell 3 ('b = 0') failed:\n    b = 0\n    print(a / b)\n" in error
+    assert "notebooks/01_demo.ipynb: cell 3 ('b = 0') failed:\n    b = 0\n    print(a / b)\n" in error
     assert error.rstrip().endswith("| ZeroDivisionError: division by zero")
     assert "\x1b" not in error
     assert workshop.lesson.notebook.read_bytes() == before
