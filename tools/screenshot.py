@@ -1,4 +1,4 @@
-"""Save a picture of a whole notebook as a reader sees it: `python tools/screenshot.py NOTEBOOK OUT.png [--lab]`.
+"""Save a picture of a whole notebook as a reader sees it: `python tools/screenshot.py NOTEBOOK OUT.png [--lab | --dark]`.
 
 For developers, with Debian's chromium (`apt-get install chromium`). Without an option the notebook is shown as
 nbconvert's web page, whose formulas and widgets need a network. `--lab` shows it in JupyterLab, with both, and needs
@@ -61,15 +61,17 @@ def shoot_page(notebook: Path, picture: Path, chromium: str) -> None:
         subprocess.run(shot, check=True, capture_output=True)
 
 
-def shoot_lab(notebook: Path, picture: Path, chromium: str) -> None:
+def shoot_lab(notebook: Path, picture: Path, chromium: str, dark: bool = False) -> None:
     """Picture the notebook in JupyterLab, trusted, in its single-document mode."""
     from playwright.sync_api import sync_playwright
 
     subprocess.run([sys.executable, "-m", "jupyter", "trust", str(notebook)], check=True, capture_output=True)
-    with running_lab(notebook.resolve().parent) as url, sync_playwright() as play:
+    place = notebook.resolve()
+    # Served from the folder above, as `make lab` does, so that links such as ../docs/loop.svg resolve.
+    with running_lab(place.parents[1], dark) as url, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
-        page.goto(f"{url}/doc/tree/{quote(notebook.name)}")
+        page.goto(f"{url}/doc/tree/{quote(place.parent.name)}/{quote(place.name)}")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.wait_for_timeout(4000)  # widgets and formulas are drawn after the cells
         # The notebook scrolls inside the window, so the window is made as high as what it holds.
@@ -82,13 +84,14 @@ def shoot_lab(notebook: Path, picture: Path, chromium: str) -> None:
 
 
 @contextmanager
-def running_lab(folder: Path) -> Iterator[str]:
+def running_lab(folder: Path, dark: bool = False) -> Iterator[str]:
     """Run JupyterLab in a folder, on a free local port, with settings of its own; give its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, values in LAB_SETTINGS.items():
+        themes = {"@jupyterlab/apputils-extension/themes": {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}}
+        for name, values in (LAB_SETTINGS | themes).items():
             path = Path(scratch, "settings", f"{name}.jupyterlab-settings")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values))
@@ -124,13 +127,17 @@ def main() -> int:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--lab", action="store_true", help="show it in JupyterLab, which needs playwright")
+    parser.add_argument("--dark", action="store_true", help="the same in its dark theme")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         print("chromium was not found on PATH; install it with: apt-get install chromium", file=sys.stderr)
         return 1
     try:
-        (shoot_lab if options.lab else shoot_page)(options.notebook, options.picture, chromium)
+        if options.lab or options.dark:
+            shoot_lab(options.notebook, options.picture, chromium, options.dark)
+        else:
+            shoot_page(options.notebook, options.picture, chromium)
     except ModuleNotFoundError:
         print("--lab needs playwright; install it with: pip install playwright", file=sys.stderr)
         return 1
