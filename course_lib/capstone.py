@@ -8,12 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
+from course_lib.grading.report import newest_run
+
 RUNS = Path("runs")
 
 
 def newest_folder() -> Path:
     """Return the run in `runs/` that was written to last, or `runs/capstone` where there is none."""
-    return max(RUNS.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime, default=RUNS / "capstone/-").parent
+    return newest_run(RUNS) or RUNS / "capstone"
 
 
 def run_capstone(policy: str, steps: int | None, seed: int, run: Path | None, resume: bool) -> int:

@@ -77,7 +77,10 @@ def grade(
         chosen = [exercise for exercise in picked if exercise.lesson == lesson]
         grades = grade_notebook(notebook, chosen, checkout.catalogue, limits or Limits(), told)
         lessons.append(LessonGrades(lesson, notebook.relative_to(checkout.root).as_posix(), tuple(grades)))
-    run = newest_run(checkout.root / "runs") if len(of_exercises) < len(names) or not names else None
+    run = None
+    if len(of_exercises) < len(names) or not names:
+        # The command leaves its runs in the working folder, the notebook in the checkout.
+        run = newest_run(Path("runs")) or newest_run(checkout.root / "runs")
     capstone = tuple(grade_run(run)) if run else ()
-    name = run.relative_to(checkout.root).as_posix() if run else ""
+    name = f"runs/{run.name}" if run else ""
     return Report(tuple(lessons), capstone, name, time.monotonic() - began)

@@ -78,7 +78,7 @@ def change(cells: list[NotebookNode], at: int, what: str, text: str) -> None:
     elif what == "image":
         cell.attachments = {"image.png": {"image/png": text}}
     elif what == "note":
-        cell.metadata["tags"] = [text]
+        cell.metadata["tags"] = [text.replace(",", "") or "note"]  # as Jupyter allows them
 
 
 def written(cell: NotebookNode) -> str:
