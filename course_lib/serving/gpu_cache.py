@@ -1,0 +1,22 @@
+"""Paged attention for a GPU: lesson 03's Triton kernel."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from course_lib.paged_attention import AttentionMetadata, PagedKVCache
+from course_lib.paged_attention.triton_attention import triton_paged_attention
+
+
+class GPUPagedCache(PagedKVCache):
+    """A `PagedKVCache` whose attention is the Triton kernel, told by the host what it would else have to ask the GPU."""
+
+    def begin(self, metadata: AttentionMetadata, query_lens: Sequence[int], seq_lens: Sequence[int]) -> None:
+        """Plan the next step.
+
+        Args:
+            metadata: where its tokens lie.
+            query_lens: new tokens of each sequence; only the largest matters.
+            seq_lens: keys of each sequence, those of its new tokens included, or more; only the largest matters.
+        """
+        self.metadata = metadata
+        self.attention = partial(triton_paged_attention, max_query_len=max(query_lens), max_seq_len=max(seq_lens))
