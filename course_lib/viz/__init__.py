@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from course_lib.viz.run import entropy_and_length, mismatch_curve, phase_times, reward_curve, run_figure
     from course_lib.viz.tables import Table, answers_table, receipt_table, samples_table
     from course_lib.viz.terminal import TerminalView
+    from course_lib.viz.time_travel import trace_viewer
 
 __all__ = [
     "Picture",
@@ -32,6 +33,7 @@ __all__ = [
     "reward_curve",
     "run_figure",
     "samples_table",
+    "trace_viewer",
 ]
 
 # No module may have the name of what it gives: once imported, it would stand in that one's place.
@@ -44,6 +46,7 @@ _MODULES = {
     "run": ["entropy_and_length", "mismatch_curve", "phase_times", "reward_curve", "run_figure"],
     "tables": ["Table", "answers_table", "receipt_table", "samples_table"],
     "terminal": ["TerminalView"],
+    "time_travel": ["trace_viewer"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -56,13 +56,14 @@ def bundle(asset: str) -> str:
     return "".join(sources.values())
 
 
-def stylesheet() -> str:
-    """Return the pictures' CSS, with the theme's colours as variables."""
+def stylesheet(*more: str) -> str:
+    """Return the pictures' CSS, with the theme's colours as variables, and that of `more` assets."""
     colors = "".join(
         f"--owner-{place}: {color}; --ink-{place}: {ink}; "
         for place, (color, ink) in enumerate(zip(OWNER_COLORS, OWNER_INKS, strict=True))
     )
-    return f".course-picture {{ {colors}}}\n" + (ASSETS / "picture.css").read_text(encoding="utf-8")
+    sheets = ((ASSETS / name).read_text(encoding="utf-8") for name in ("picture.css", *more))
+    return "".join([f".course-picture {{ {colors}}}\n", *sheets])
 
 
 def mimebundle(view: Any, words: str, figure: CourseFigure) -> tuple[dict[str, Any], dict[str, Any]]:

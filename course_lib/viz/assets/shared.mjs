@@ -68,9 +68,9 @@ export function frameTime(frames) {
 
 /**
  * The player: a play button, a slider and the number of the event. It keeps the model's `frame`, and calls
- * `show(frame)` for each new one. Returns its element, and `stop` for when the picture goes away.
+ * `show(frame)` for each new one; `first` is the number that the first one is told by. Returns its element, and `stop` for when the picture goes away.
  */
-export function player(model, frames, show) {
+export function player(model, frames, show, { noun = "event", first = 1 } = {}) {
   const last = frames - 1;
   let timer = null;
   const button = element("button", { type: "button", onclick: () => (timer ? pause() : play()) });
@@ -79,7 +79,7 @@ export function player(model, frames, show) {
     min: 0,
     max: last,
     step: 1,
-    "aria-label": "event",
+    "aria-label": noun,
     disabled: last === 0 ? "" : null,
     oninput: () => {
       pause();
@@ -116,8 +116,8 @@ export function player(model, frames, show) {
   }
   function update() {
     slider.value = current();
-    slider.setAttribute("aria-valuetext", `event ${current() + 1} of ${frames}`);
-    place.textContent = `${current() + 1} / ${frames}`;
+    slider.setAttribute("aria-valuetext", `${noun} ${current() + first} of ${last + first}`);
+    place.textContent = `${current() + first} / ${last + first}`;
     show(current());
   }
   model.on("change:frame", update);

@@ -126,8 +126,8 @@ def test_no_text_breaks_out_of_a_page(make: SimpleNamespace, tmp_path: Path) -> 
 def test_a_bundle_is_one_module_that_parses(asset: str, node: Callable, tmp_path: Path) -> None:
     code = bundle(asset)
     assert not re.search(r"^import |from \"\./", code, re.MULTILINE)
-    if asset in {"shared.mjs", "blocks.mjs"}:
-        return
+    if "export default" not in code:
+        return  # a part of others
     assert re.findall(r"^export .*", code, re.MULTILINE) == ["export default { render };"]
     (tmp_path / "bundle.mjs").write_text(code, encoding="utf-8")
     assert (
