@@ -219,7 +219,7 @@ rollout.shutdown()
 # | [01 KV cache](01_kv_cache.ipynb) | What exactly is kept, what does it save, and what does it not save? |
 # | [02 Fragmentation](02_fragmentation.ipynb) | Why did engines before 2023 waste 60 to 80 % of it? |
 # | [03 PagedAttention](03_paged_attention.ipynb) | How can memory be cut up and attention still find every token? |
-# | 04 Scheduling | Who runs in the next step, and who waits? |
+# | [04 Scheduling](04_scheduling.ipynb) | Who runs in the next step, and who waits? |
 # | 05 Serving | What does the real vLLM make of all this, and how close can our own engine come? |
 # | 06 Training with DeepSpeed | How are 16 bytes a parameter spread over GPUs? |
 # | 07 Policy gradients | Which loss, and what goes wrong where the two engines disagree? |

@@ -81,7 +81,7 @@ class Scheduler:
         """Plan the next step, and give its tokens their slots."""
         output = SchedulerOutput()
         budget = self._schedule_running(output, self.config.max_num_batched_tokens)
-        # Who was preempted is at the front of the queue now, and would take back the blocks that it just gave.
+        # Blocks are short, as the preemption has just shown: nobody new gets any in this step.
         if not output.preempted:
             self._schedule_waiting(output, budget)
         for request_id, num_new in output.num_scheduled_tokens.items():

@@ -39,9 +39,9 @@ def test_the_still_ones() -> None:
 def test_a_load_is_read_off_where_the_curve_crosses_the_limit() -> None:
     curves = {"one": [0.005, 0.02, 0.08], "other": [0.005, 0.005, 0.02]}
     title = titles(lesson_04.latency_by_load([1, 2, 4], curves, limit=0.01))
-    assert "At 10 ms a token: 1.4 and 2.8 requests a second, 2.0 times" in title
+    assert "At 10 ms a token: 1.4 and 2.8 requests a second" in title
     both = {"one": [0.02, 0.02, 0.02], "other": [0.005, 0.005, 0.005]}
-    assert "1.0 and 4.0 requests" in titles(lesson_04.latency_by_load([1, 2, 4], both, limit=0.01))
+    assert "1.0 and at least 4.0 requests" in titles(lesson_04.latency_by_load([1, 2, 4], both, limit=0.01))
 
 
 @pytest.mark.filterwarnings("error")

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from course_lib.grading.exercise import Exercise
 
-LESSONS = {"01": "kv_cache", "02": "fragmentation", "03": "paged_attention"}
+LESSONS = {"01": "kv_cache", "02": "fragmentation", "03": "paged_attention", "04": "scheduling"}
 """Each lesson that has exercises, and the module of this package that holds their checks."""
 
 
