@@ -48,7 +48,12 @@ def paged_attention(
     return out
 
 
-def _check(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seq_lens: Tensor, query_lens: Tensor) -> None:
+def check_shapes(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seq_lens: Tensor, query_lens: Tensor) -> None:
+    """Check what can be seen without reading a tensor: on a GPU the host need not wait for it.
+
+    Raises:
+        ValueError: shapes do not fit together; the message says which, and what was expected.
+    """
     if q.dim() != 3 or keys.dim() != 4 or keys.shape != values.shape:
         raise ValueError(
             f"q has shape {tuple(q.shape)}, the caches {tuple(keys.shape)} and {tuple(values.shape)}; expected "
@@ -64,6 +69,10 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seq_lens: Te
             f"block_tables has shape {tuple(tables.shape)}, and there are {len(seq_lens)} seq_lens and {len(query_lens)} "
             "query_lens; expected [seqs, max_blocks], and one length of each kind per sequence"
         )
+
+
+def _check(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, seq_lens: Tensor, query_lens: Tensor) -> None:
+    check_shapes(q, keys, values, tables, seq_lens, query_lens)
     if int(query_lens.sum()) != len(q):
         raise ValueError(f"query_lens add up to {int(query_lens.sum())}, but q has {len(q)} tokens; expected the same")
     if bool((query_lens < 0).any()) or bool((query_lens > seq_lens).any()):

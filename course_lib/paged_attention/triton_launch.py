@@ -7,6 +7,8 @@ import torch
 import triton
 from torch import Tensor
 
+from course_lib.paged_attention.attention import check_shapes
+
 PROGRAMS_PER_MULTIPROCESSOR = 4
 MIN_KEYS_PER_SPLIT = 128
 MAX_SPLITS = 64
@@ -87,21 +89,7 @@ def check_arguments(
     Raises:
         ValueError: something does not fit; the message says what, and what was expected.
     """
-    if q.dim() != 3 or key_cache.dim() != 4 or key_cache.shape != value_cache.shape:
-        raise ValueError(
-            f"q has shape {tuple(q.shape)}, the caches {tuple(key_cache.shape)} and {tuple(value_cache.shape)}; expected "
-            "[tokens, heads, head_dim], and twice [num_blocks, block_size, kv_heads, head_dim]"
-        )
-    if q.shape[2] != key_cache.shape[3] or q.shape[1] % key_cache.shape[2]:
-        raise ValueError(
-            f"{q.shape[1]} query heads of {q.shape[2]} numbers do not go with {key_cache.shape[2]} KV heads of "
-            f"{key_cache.shape[3]}; expected the same head_dim, and heads a multiple of kv_heads"
-        )
-    if block_tables.dim() != 2 or not len(block_tables) == len(seq_lens) == len(query_lens):
-        raise ValueError(
-            f"block_tables has shape {tuple(block_tables.shape)}, and there are {len(seq_lens)} seq_lens and "
-            f"{len(query_lens)} query_lens; expected [seqs, max_blocks], and one length of each kind per sequence"
-        )
+    check_shapes(q, key_cache, value_cache, block_tables, seq_lens, query_lens)
     if q.dtype not in _DTYPES or not q.dtype == key_cache.dtype == value_cache.dtype:
         raise ValueError(
             f"q is {q.dtype}, the caches {key_cache.dtype} and {value_cache.dtype}; expected float16, bfloat16 or float32, "

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,11 @@ def _vllms(
     machine.prepare()
     from vllm.sampling_params import SamplingParams
     from vllm.utils.hashing import sha256
-    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request as VLLMRequest
 
-    init_none_hash(sha256)
-    scheduler = _vllm_scheduler(config, num_blocks, folder)
+    scheduler = vllm_scheduler(config, num_blocks, folder, _BLOCK_SIZE)
     hasher = get_request_block_hasher(_BLOCK_SIZE, sha256)
     for number, prompt in enumerate(prompts):
         params = SamplingParams(max_tokens=tokens, ignore_eos=True)
@@ -120,38 +120,51 @@ def _vllms(
     return step
 
 
-def _vllm_scheduler(config: SchedulerConfig, num_blocks: int, folder: str | Path) -> Any:
+def vllm_scheduler(
+    config: SchedulerConfig, num_blocks: int, folder: str | Path, block_size: int = 16, enable_caching: bool = True
+) -> Any:
+    """Return the real vLLM's scheduler with the same options: on a CPU, without weights and without an engine around it.
+
+    Args:
+        config: ours.
+        num_blocks: of the pool; vLLM keeps block 0 to itself.
+        folder: a model folder, which vLLM's configuration wants; no weights are read.
+        block_size: slots in a block.
+        enable_caching: whether requests share full blocks of equal beginnings.
+    """
+    machine.prepare()
     import torch
-    from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, VllmConfig
+    from vllm.config import CacheConfig, DeviceConfig, ParallelConfig, VllmConfig
     from vllm.config import SchedulerConfig as VLLMSchedulerConfig
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import init_none_hash
     from vllm.v1.core.sched.scheduler import Scheduler as VLLMScheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
 
-    cache = CacheConfig(block_size=_BLOCK_SIZE, gpu_memory_utilization=0.9, enable_prefix_caching=True)
+    init_none_hash(sha256)
+    cache = CacheConfig(block_size=block_size, gpu_memory_utilization=0.9, enable_prefix_caching=enable_caching)
     cache.num_gpu_blocks = num_blocks
     vllm_config = VllmConfig(
-        model_config=ModelConfig(
-            model=str(folder), dtype="float32", seed=0, max_model_len=_MAX_LEN, skip_tokenizer_init=True
-        ),
+        model_config=_model_config(str(folder), config.max_model_len),
         cache_config=cache,
         parallel_config=ParallelConfig(),
         device_config=DeviceConfig(device="cpu"),
-        scheduler_config=VLLMSchedulerConfig(
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_model_len=_MAX_LEN,
-            enable_chunked_prefill=True,
-            is_encoder_decoder=False,
-            async_scheduling=False,
-        ),
+        scheduler_config=VLLMSchedulerConfig(**vars(config), is_encoder_decoder=False, async_scheduling=False),
     )
-    spec = FullAttentionSpec(block_size=_BLOCK_SIZE, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
     group = KVCacheGroupSpec(["layer"], spec)
     return VLLMScheduler(
         vllm_config=vllm_config,
         kv_cache_config=KVCacheConfig(num_blocks=num_blocks, kv_cache_tensors=[], kv_cache_groups=[group]),
         structured_output_manager=StructuredOutputManager(vllm_config),
-        block_size=_BLOCK_SIZE,
+        block_size=block_size,
         log_stats=False,
     )
+
+
+@cache
+def _model_config(folder: str, max_model_len: int) -> Any:
+    from vllm.config import ModelConfig
+
+    return ModelConfig(model=folder, dtype="float32", seed=0, max_model_len=max_model_len, skip_tokenizer_init=True)

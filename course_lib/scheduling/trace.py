@@ -6,10 +6,11 @@ comparisons read the records and need not know which of the two it was.
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from course_lib.scheduling.request import Request
 from course_lib.scheduling.scheduler import Scheduler, SchedulerOutput
@@ -131,24 +132,38 @@ def first_difference(one: Trace, other: Trace) -> str:
     return ""
 
 
-class View(Protocol):
-    """A scheduler's state, read without changing it."""
+class View(ABC):
+    """A scheduler's state, read without changing it. Ours and vLLM's have the same names for all but blocks.
+
+    Args:
+        scheduler: the one to read.
+    """
+
+    def __init__(self, scheduler: Any):
+        self.scheduler = scheduler
 
     def running(self) -> list[str]:
         """Return the running requests, in order."""
+        return [request.request_id for request in self.scheduler.running]
 
     def waiting(self) -> list[str]:
         """Return the waiting requests, in order."""
+        return [request.request_id for request in self.scheduler.waiting]
 
     def progress(self, request_id: str) -> Progress:
         """Return how far a request is."""
+        request = self.scheduler.requests[request_id]
+        return Progress(request.num_prompt_tokens, request.num_tokens, request.num_computed_tokens)
 
+    @abstractmethod
     def table(self, request_id: str) -> list[int]:
         """Return a running request's block table."""
 
+    @abstractmethod
     def free(self) -> list[int]:
         """Return the free list."""
 
+    @abstractmethod
     def hashes(self) -> dict[int, bytes]:
         """Return each block's hash where the prefix cache knows it."""
 
@@ -197,20 +212,7 @@ class Recorder:
         step.seconds["step"] = time.perf_counter() - self._began
 
 
-class _OurView:
-    def __init__(self, scheduler: Scheduler):
-        self.scheduler = scheduler
-
-    def running(self) -> list[str]:
-        return [request.request_id for request in self.scheduler.running]
-
-    def waiting(self) -> list[str]:
-        return [request.request_id for request in self.scheduler.waiting]
-
-    def progress(self, request_id: str) -> Progress:
-        request = self.scheduler.requests[request_id]
-        return Progress(request.num_prompt_tokens, request.num_tokens, request.num_computed_tokens)
-
+class _OurView(View):
     def table(self, request_id: str) -> list[int]:
         return self.scheduler.kv_manager.table(request_id)
 

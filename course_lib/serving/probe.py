@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from course_lib.scheduling.trace import Progress, Recorder, Trace
+from course_lib.scheduling.trace import Recorder, Trace, View
 
 
 def probe(engine: Any) -> Trace:
@@ -54,20 +54,7 @@ def probe(engine: Any) -> Trace:
     return trace
 
 
-class _VLLMView:
-    def __init__(self, scheduler: Any):
-        self.scheduler = scheduler
-
-    def running(self) -> list[str]:
-        return [request.request_id for request in self.scheduler.running]
-
-    def waiting(self) -> list[str]:
-        return [request.request_id for request in self.scheduler.waiting]
-
-    def progress(self, request_id: str) -> Progress:
-        request = self.scheduler.requests[request_id]
-        return Progress(request.num_prompt_tokens, request.num_tokens, request.num_computed_tokens)
-
+class _VLLMView(View):
     def table(self, request_id: str) -> list[int]:
         table: list[int] = self.scheduler.kv_cache_manager.get_blocks(request_id).get_block_ids()[0]
         return list(table)

@@ -11,6 +11,7 @@ from course_lib.models import load_policy
 from course_lib.paged_attention.block_pool import BlockPool
 from course_lib.paged_attention.kv_manager import PagedKVManager
 from course_lib.scheduling import Request, Scheduler, SchedulerConfig
+from course_lib.scheduling.benchmark import vllm_scheduler
 
 
 @dataclass(frozen=True)
@@ -103,48 +104,11 @@ class VLLM:
     """The real scheduler behind the same interface."""
 
     def __init__(self, trace: Trace, folder: str):
-        import torch
-        from vllm.config import CacheConfig, DeviceConfig, ParallelConfig, VllmConfig
-        from vllm.config import SchedulerConfig as VLLMSchedulerConfig
         from vllm.utils.hashing import sha256
-        from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-        from vllm.v1.core.sched.scheduler import Scheduler as VLLMScheduler
-        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-        from vllm.v1.structured_output import StructuredOutputManager
+        from vllm.v1.core.kv_cache_utils import get_request_block_hasher
 
-        init_none_hash(sha256)
-        config, size = trace.config, trace.block_size
-        cache = CacheConfig(block_size=size, gpu_memory_utilization=0.9, enable_prefix_caching=trace.caching)
-        cache.num_gpu_blocks = trace.num_blocks
-        vllm_config = VllmConfig(
-            model_config=_model_config(folder, config.max_model_len),
-            cache_config=cache,
-            parallel_config=ParallelConfig(),
-            device_config=DeviceConfig(device="cpu"),
-            scheduler_config=VLLMSchedulerConfig(
-                max_num_seqs=config.max_num_seqs,
-                max_num_batched_tokens=config.max_num_batched_tokens,
-                max_model_len=config.max_model_len,
-                enable_chunked_prefill=config.enable_chunked_prefill,
-                is_encoder_decoder=False,
-                policy=config.policy,
-                async_scheduling=False,
-                long_prefill_token_threshold=config.long_prefill_token_threshold,
-                scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
-                watermark=config.watermark,
-            ),
-        )
-        spec = FullAttentionSpec(block_size=size, num_kv_heads=1, head_size=1, dtype=torch.float32)
-        kv = KVCacheConfig(
-            num_blocks=trace.num_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
-        )
-        self.scheduler = VLLMScheduler(
-            vllm_config=vllm_config,
-            kv_cache_config=kv,
-            structured_output_manager=StructuredOutputManager(vllm_config),
-            block_size=size,
-            log_stats=False,
-        )
+        size = trace.block_size
+        self.scheduler = vllm_scheduler(trace.config, trace.num_blocks, folder, size, trace.caching)
         self.hasher = get_request_block_hasher(size, sha256) if trace.caching else None
 
     def add(self, request_id: str, arrival: Arrival) -> None:
@@ -202,13 +166,6 @@ class VLLM:
     @property
     def unfinished(self) -> bool:
         return self.scheduler.has_unfinished_requests()
-
-
-@functools.cache
-def _model_config(folder: str, max_model_len: int) -> Any:
-    from vllm.config import ModelConfig
-
-    return ModelConfig(model=folder, dtype="float32", seed=0, max_model_len=max_model_len, skip_tokenizer_init=True)
 
 
 @pytest.fixture(scope="session")
