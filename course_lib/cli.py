@@ -15,6 +15,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+bench = typer.Typer(help="Measure the course's engines beside others.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 _ROOT = Path(__file__).resolve().parent.parent
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
@@ -115,6 +117,28 @@ def update() -> None:
         pull(_ROOT)
     except UpdateError as error:
         _stop(error)
+
+
+@bench.command()
+def serve(
+    *,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="As for the capstone, or random:NAME for random weights in a model's shape: random:Qwen3-0.6B."
+        ),
+    ] = "smollm2",
+    requests: Annotated[int | None, typer.Option(min=1, help="32 on a CPU and 256 on a GPU without it.")] = None,
+    longest: Annotated[int | None, typer.Option(min=1, help="Most tokens of a prompt and of an output.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each engine gets; the fastest counts.")] = 2,
+    engines: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,vllm,transformers",
+    out: Annotated[Path | None, typer.Option(help="Write the record there, as JSON.")] = None,
+    commit: Annotated[str, typer.Option(help="The commit to name, where git is not there to be asked.")] = "",
+) -> None:
+    """Serve the same requests with our engine, vLLM and transformers: tokens a second, and percent of the roofline floor."""
+    from course_lib.bench import bench_serve
+
+    raise typer.Exit(bench_serve(policy, requests, longest, rounds, engines.split(","), out, commit))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -7,12 +7,10 @@
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,14 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 from triton.runtime.errors import OutOfResources
 
-from course_lib.machine import versions
+from course_lib.machine.record import RESULTS, provenance
 from course_lib.paged_attention.attention import paged_attention
 from course_lib.paged_attention.benchmark_shapes import SHAPES, SMALL, BatchShape
 from course_lib.paged_attention.triton_attention import triton_paged_attention
 from course_lib.paged_attention.triton_launch import Launch
 from course_lib.paged_attention.triton_naive import naive_paged_attention
 
-RECORD = Path(__file__).resolve().parents[2] / "results" / "paged_attention_h200.json"
+RECORD = RESULTS / "paged_attention_h200.json"
 NOMINAL = {"H200": (4.8e12, 989e12), "H100 80GB HBM3": (3.35e12, 989e12)}
 """Bytes/s of memory and dense bf16 FLOP/s by a part of the GPU's name (NVIDIA's data sheets; the H100 is the SXM one)."""
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
@@ -138,14 +136,12 @@ def measure_all(shapes: Sequence[BatchShape], device: str, commit: str = "") -> 
     bandwidth = {"copy": copy_bandwidth(device)}
     if "bandwidth" in nominal(device):
         bandwidth["nominal"] = nominal(device)["bandwidth"]
+    arguments = (Path(part).name for part in sys.argv[1:])
+    told = provenance(" ".join(["python -m course_lib.paged_attention.benchmark", *arguments]), commit)
     return {
         "what": "triton_paged_attention beside its floor: bytes over bandwidth, L2 emptied before each run",
-        "command": " ".join(
-            ["python -m course_lib.paged_attention.benchmark", *(Path(part).name for part in sys.argv[1:])]
-        ),
-        "commit": commit or _commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": versions() | {"torch": torch.__version__, "triton": triton.__version__},
+        **told,
+        "machine": told["machine"] | {"torch": torch.__version__, "triton": triton.__version__},
         "bandwidth": bandwidth,
         "shapes": [measure(shape, bandwidth, device) for shape in shapes],
     }
@@ -222,15 +218,6 @@ def tune(shape: BatchShape, device: str = "cuda") -> list[tuple[float, Launch]]:
 def _short(lengths: Sequence[int]) -> str:
     counts = {length: lengths.count(length) for length in lengths}
     return " + ".join(f"{count} x {length}" for length, count in counts.items())
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, cwd=RECORD.parents[1], check=False)
-    except OSError:
-        return ""
-    return answer.stdout.strip()
 
 
 def main() -> None:

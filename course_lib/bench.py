@@ -1,0 +1,96 @@
+"""The benchmarks in a terminal: `course bench ...`."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from course_lib import machine
+from course_lib.kv_cache.cost import HARDWARE, MODELS, Hardware
+from course_lib.machine.record import provenance
+
+_RANDOM = re.compile(r"random:(.+)")
+
+
+def bench_serve(
+    policy: str,
+    requests: int | None,
+    longest: int | None,
+    rounds: int,
+    engines: list[str],
+    out: Path | None,
+    commit: str,
+) -> int:
+    """Measure the engines side by side, print a table, write the record; return the exit status."""
+    machine.prepare()
+    from course_lib.serving import benchmark
+
+    console = Console()
+    cpu = machine.tier() == "cpu"
+    workload = benchmark.CPU_WORKLOAD if cpu else benchmark.GPU_WORKLOAD
+    try:
+        if requests is not None:
+            workload = replace(workload, requests=requests)
+        if longest is not None:
+            workload = replace(workload, longest=longest, shortest=min(workload.shortest, longest))
+        folder = _folder(policy)
+        with console.status("measuring this machine") as status:
+            record = benchmark.bench_serve(
+                folder, workload, _hardware(), engines=engines, rounds=rounds, on_event=status.update
+            )
+    except ValueError as error:
+        console.print(f"[red]{error}[/]")
+        return 2
+    command = f"course bench serve --policy {policy} --requests {workload.requests} --longest {workload.longest} --rounds {rounds}"
+    record = provenance(command, commit) | record
+    console.print(_table(record))
+    for name, result in record["engines"].items():
+        if "error" in result:
+            console.print(f"{name}: {result['error']}", style="red", markup=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record, indent=1) + "\n")
+        console.print(f"written to {out}")
+    return 1 if any("error" in result for result in record["engines"].values()) else 0
+
+
+def _folder(policy: str) -> Path:
+    """Return a policy's folder; `random:NAME` is one in the shape of a known model."""
+    from course_lib.models import PolicyError, load_policy
+    from course_lib.serving.random_model import random_model
+
+    named = _RANDOM.fullmatch(policy)
+    if named is None:
+        try:
+            return load_policy(policy)
+        except PolicyError as error:
+            raise ValueError(str(error)) from error
+    if named[1] not in MODELS:
+        raise ValueError(f"no shape {named[1]!r}; a random model is one of {', '.join(MODELS)}.")
+    return random_model(MODELS[named[1]])
+
+
+def _hardware() -> Hardware:
+    """Return the data sheet's speeds of a GPU that it lists, and measured ones of any other machine."""
+    import torch
+
+    from course_lib.kv_cache.measure import measure_hardware
+
+    name = torch.cuda.get_device_name() if machine.device() == "cuda" else ""
+    listed = [hardware for hardware in HARDWARE.values() if hardware.name.split()[0] in name.split()]
+    return listed[0] if listed else measure_hardware(machine.device(), torch.bfloat16)
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from course_lib.serving import benchmark
+
+    table = Table(title=benchmark.heading(record), title_justify="left")
+    for column in benchmark.COLUMNS:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in benchmark.rows(record):
+        table.add_row(*row)
+    return table
