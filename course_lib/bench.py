@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,15 @@ def bench_serve(
         if longest is not None:
             workload = replace(workload, longest=longest, shortest=min(workload.shortest, longest))
         folder = _folder(policy)
-        with console.status("measuring this machine") as status:
+        begin = time.perf_counter()
+        with console.status("measuring"):  # a line an event as well: a log shows no spinner
             record = benchmark.bench_serve(
-                folder, workload, _hardware(), engines=engines, rounds=rounds, on_event=status.update
+                folder,
+                workload,
+                _hardware(),
+                engines=engines,
+                rounds=rounds,
+                on_event=lambda event: console.print(f"{time.perf_counter() - begin:5.0f} s  {event}", markup=False),
             )
     except ValueError as error:
         console.print(f"[red]{error}[/]")

@@ -25,6 +25,7 @@ class ModelShape:
         vocab: token ids.
         tied_embeddings: whether the LM head is the embedding.
         gated_mlp: whether the MLP has three matrices (SwiGLU) and not two.
+        qk_norm: whether each head's queries and keys are normalized, as in Qwen3.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelShape:
     vocab: int
     tied_embeddings: bool = True
     gated_mlp: bool = True
+    qk_norm: bool = False
 
     @classmethod
     def from_config(cls, config: str | Path | Mapping[str, Any], name: str = "") -> "ModelShape":
@@ -63,6 +65,7 @@ class ModelShape:
                 vocab=config["vocab_size"],
                 tied_embeddings=config.get("tie_word_embeddings", opt),
                 gated_mlp=not opt,
+                qk_norm=config.get("model_type") == "qwen3",
             )
         except KeyError as error:
             raise ValueError(f"the config has no {error}: give the config.json of a dense decoder") from error
@@ -87,8 +90,8 @@ class ModelShape:
 
 _SHAPES = (
     ModelShape("SmolLM2-135M", 30, 576, 9, 3, 64, 1536, 49152),
-    ModelShape("Qwen3-0.6B", 28, 1024, 16, 8, 128, 3072, 151936),
-    ModelShape("Qwen3-4B", 36, 2560, 32, 8, 128, 9728, 151936),
+    ModelShape("Qwen3-0.6B", 28, 1024, 16, 8, 128, 3072, 151936, qk_norm=True),
+    ModelShape("Qwen3-4B", 36, 2560, 32, 8, 128, 9728, 151936, qk_norm=True),
     ModelShape("Llama-3.1-8B", 32, 4096, 32, 8, 128, 14336, 128256, tied_embeddings=False),
     ModelShape("OPT-13B", 40, 5120, 40, 40, 128, 20480, 50272, gated_mlp=False),
     ModelShape("Llama-3.1-70B", 80, 8192, 64, 8, 128, 28672, 128256, tied_embeddings=False),

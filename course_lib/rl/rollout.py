@@ -1,19 +1,17 @@
 """Rollout: the real vLLM, in this process, behind DeepSpeed's `RolloutEngine` interface."""
 
-import contextlib
-import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from course_lib import machine
+from course_lib.serving.vllm_engine import EngineError, start_vllm, stop_vllm
 
 machine.prepare()  # DeepSpeed reads the environment when it is imported
 
@@ -124,15 +122,11 @@ class VLLMRollout(RolloutEngine):
         seed: int = 0,
         dtype: str = "bfloat16",
     ):
-        machine.prepare()
-        import vllm  # only now: it reads the environment that prepare() sets
-
         self.folder = Path(folder)
         self.max_model_len = max_model_len
         if kv_cache_bytes is None and machine.tier() == "cpu":
             kv_cache_bytes = 160 << 20  # vLLM would take a share of the host's memory, which the trainer needs
         options: dict[str, Any] = {
-            "model": str(folder),
             "dtype": dtype,
             "max_model_len": max_model_len,
             "gpu_memory_utilization": gpu_memory_utilization,
@@ -141,20 +135,15 @@ class VLLMRollout(RolloutEngine):
             "seed": seed,
             "logprobs_mode": logprobs_mode,
             "enable_prefix_caching": True,
-            "use_tqdm_on_load": False,
             "kv_cache_memory_bytes": kv_cache_bytes,
         }
         if machine.tier() == "cpu":
             # vLLM's CPU worker can't rewind a seeded generator, which it wants to do when a prompt is prefilled in parts.
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
         try:
-            with _keep_threads():
-                self.llm: Any = vllm.LLM(**options)
-        except Exception as error:
-            raise RolloutError(
-                f"vLLM did not start on {self.folder.name}: {error}. If memory is short, lower kv_cache_bytes,"
-                " gpu_memory_utilization or max_model_len."
-            ) from error
+            self.llm: Any = start_vllm(self.folder, **options)
+        except EngineError as error:
+            raise RolloutError(str(error).replace("kv_cache_memory_bytes", "kv_cache_bytes")) from error
         self.tokenizer = self.llm.get_tokenizer()
         self.weight_version = 0
         self.weight_sync: Any = None  # a WeightSync puts itself here
@@ -223,12 +212,7 @@ class VLLMRollout(RolloutEngine):
         """Release the engine and its memory; trainers and other engines go on. Calling it twice is harmless."""
         llm, self.llm = self.llm, None
         if llm is not None:
-            with _keep_process_groups():
-                llm.llm_engine.engine_core.shutdown()
-            del llm
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            stop_vllm(llm)
 
     def __repr__(self) -> str:
         return f"VLLMRollout({self.folder.name}, weights {self.weight_version})"
@@ -265,22 +249,3 @@ def _collect(request: RolloutRequest, outputs: list[Any], n: int) -> Rollout:
 def _derive_seed(seed: int, index: int) -> int:
     """Return a 32-bit seed of its own for each sample: neighbouring integers must not give related streams."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest(), "little")
-
-
-@contextlib.contextmanager
-def _keep_threads() -> Iterator[None]:
-    """Undo what vLLM's CPU worker does to this process beyond itself: it turns `torch.set_num_threads` into a no-op."""
-    set_num_threads = torch.set_num_threads
-    try:
-        yield
-    finally:
-        torch.set_num_threads = set_num_threads
-
-
-@contextlib.contextmanager
-def _keep_process_groups() -> Iterator[None]:
-    """Stop vLLM from destroying torch's process groups as it leaves: DeepSpeed and other engines in this process use them."""
-    from vllm.v1.engine import core
-
-    with mock.patch.object(core, "cleanup_dist_env_and_memory", create=True):
-        yield

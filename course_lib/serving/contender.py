@@ -179,8 +179,9 @@ def transformers(job: Job) -> Run:
     from course_lib import machine
 
     device = machine.device()
-    model = AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.bfloat16).to(device).eval()
-    sampling = {"do_sample": False}
+    model: Any = AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.bfloat16)
+    model.to(device).eval()
+    sampling: dict[str, Any] = {"do_sample": False}
     if job.temperature:
         sampling = {"do_sample": True, "temperature": job.temperature, "top_k": 0, "top_p": 1.0}
 

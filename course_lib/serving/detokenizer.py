@@ -70,11 +70,13 @@ class Detokenizer:
         return f"Detokenizer({self._num_tokens} tokens, {self.visible[-40:]!r})"
 
     def _find_stop(self, before: int) -> str | None:
-        """Cut the text at the first stop string that ends in what came after its first `before` characters."""
+        """Cut the text at the stop string that is complete first, of those that end after its first `before` characters."""
         found = [(self.text.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stop]
-        at, stop = min(((at, stop) for at, stop in found if at >= 0), default=(-1, ""))
-        if at < 0:
+        complete = [(at, stop) for at, stop in found if at >= 0]
+        if not complete:
             return None
+        # Of two that end together the one that was named first, as in vLLM (`check_stop_strings`).
+        at, stop = min(complete, key=lambda place: place[0] + len(place[1]))
         self.text = self.text[: at + (len(stop) if self._include_stop else 0)]
         self._finished = True
         return stop

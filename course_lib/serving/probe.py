@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from course_lib.scheduling.trace import Recorder, Trace, View
+from course_lib.serving.vllm_engine import vllm_scheduler
 
 
 def probe(engine: Any) -> Trace:
@@ -69,16 +70,7 @@ class _VLLMView(View):
 
 
 def _scheduler(engine: Any) -> Any:
-    if hasattr(engine, "update_from_output"):
-        return engine
-    core = getattr(getattr(engine, "llm_engine", engine), "engine_core", None)
-    scheduler = getattr(getattr(core, "engine_core", None), "scheduler", None)
-    if scheduler is None:
-        raise ValueError(
-            "this vLLM keeps its scheduler in another process: call course_lib.machine.prepare() before the first import of "
-            "vllm, which makes it stay in this one"
-        )
-    return scheduler
+    return engine if hasattr(engine, "update_from_output") else vllm_scheduler(engine)
 
 
 def _ending(request: Any) -> str:

@@ -149,6 +149,7 @@ def smallest_kept(
     last layer.
     """
     vocab = logits.shape[1]
+    top_k = top_k.clamp(max=vocab)
     total = logits.logsumexp(-1, keepdim=True)
     count = min(vocab, int(top_k.clamp(max=CANDIDATES).max()))
     while True:

@@ -1,5 +1,6 @@
 """Text as it comes: what was shown stays, no half characters, no half stop strings, and in the end all of it."""
 
+import types
 from typing import Any
 
 import pytest
@@ -68,6 +69,29 @@ def test_stops_at_the_first_stop_string(tokenizer: Any, text: str, stops: list[s
     else:
         before = text[: text.find(found)] if len(stops) == 1 else text[:number].removesuffix(found)
         assert detokenizer.visible == before + (found if include else "")
+
+
+@quick
+@given(
+    st.lists(st.text("abc", min_size=1, max_size=6), max_size=8),
+    st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_several_stop_strings_in_one_token_stop_as_in_vllm(pieces: list[str], stops: list[str], include: bool) -> None:
+    """A token may be long enough to complete several: token i is piece i here."""
+    vllm = pytest.importorskip("vllm.v1.engine.detokenizer")
+    if "completes earliest" not in (vllm.check_stop_strings.__doc__ or ""):
+        pytest.skip("this vLLM takes the first of the list that is there")
+    pick = types.SimpleNamespace(decode=lambda tokens, **_: "".join(pieces[token] for token in tokens))
+    detokenizer, text = Detokenizer(pick, stops, include), ""
+    for token, piece in enumerate(pieces):
+        text += piece
+        found = detokenizer.add(token)
+        theirs = vllm.check_stop_strings(text, len(piece), stops, include)
+        assert found == (theirs and theirs[0])
+        if theirs:
+            assert detokenizer.visible == (text if theirs[1] == -1 else text[: theirs[1]])
+            return
 
 
 def test_stop_strings_wait_for_min_tokens(tokenizer: Any) -> None:
