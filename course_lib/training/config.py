@@ -21,7 +21,9 @@ class TrainerConfig:
         micro_batch_tokens: tokens (padding counted) of one forward and backward pass; gradients add up over as many
             passes as a step needs. Lower it when memory runs out.
         gradient_checkpointing: keep only each layer's input and run the layer again in the backward pass.
-        offload_optimizer: keep the optimizer's state in host memory.
+        offload_optimizer: keep the fp32 master copy and the optimizer's state in host memory, and step there.
+        offload_param: keep the partitioned weights in host memory too, and bring each layer's over when it is its turn; with
+            ZeRO-3 only.
     """
 
     learning_rate: float = 2e-5
@@ -34,6 +36,7 @@ class TrainerConfig:
     micro_batch_tokens: int = 4096
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
+    offload_param: bool = False
 
     def __post_init__(self) -> None:
         _require(
@@ -53,9 +56,19 @@ class TrainerConfig:
         _require(self.max_grad_norm >= 0, f"max_grad_norm is {self.max_grad_norm}; it must be 0 (off) or more.")
         _require(self.zero_stage in (0, 1, 2, 3), f"zero_stage is {self.zero_stage!r}; it must be 0, 1, 2 or 3.")
         _require(self.micro_batch_tokens > 0, f"micro_batch_tokens is {self.micro_batch_tokens}; it must be above 0.")
+        for name in ("offload_optimizer", "offload_param"):
+            _require(
+                isinstance(getattr(self, name), bool),
+                f"{name} is {getattr(self, name)!r}; it must be True (to host memory) or False. Offload to NVMe is not supported.",
+            )
         _require(
             self.zero_stage > 0 or not self.offload_optimizer,
             "offload_optimizer needs a ZeRO stage: stage 0 has no optimizer of its own to offload. Use zero_stage=1, 2 or 3.",
+        )
+        _require(
+            self.zero_stage == 3 or not self.offload_param,
+            f"offload_param needs zero_stage=3 and has {self.zero_stage}: below it every rank keeps all weights on its device, and"
+            " DeepSpeed would ignore the option without a word. Use zero_stage=3, or offload_optimizer alone.",
         )
 
     def rate(self, step: int) -> float:
@@ -70,6 +83,8 @@ class TrainerConfig:
         zero: dict[str, Any] = {"stage": self.zero_stage}
         if self.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu"}
+        if self.offload_param:
+            zero["offload_param"] = {"device": "cpu"}
         return {
             "train_micro_batch_size_per_gpu": 1,  # the trainer cuts micro-batches by tokens and marks the last one itself
             "gradient_accumulation_steps": 1,

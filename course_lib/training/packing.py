@@ -48,6 +48,7 @@ class PackedBatch:
         targets: the response tokens themselves.
         samples: the sample that each response token belongs to.
         offsets: each response token's place in its response.
+        ends: for each response the flat index of its last token; the prompt's last token where the response is empty.
     """
 
     input_ids: Int[Tensor, "rows length"]
@@ -57,6 +58,7 @@ class PackedBatch:
     targets: Int[Tensor, " tokens"]
     samples: Int[Tensor, " tokens"]
     offsets: Int[Tensor, " tokens"]
+    ends: Int[Tensor, " responses"]
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the same batch on `device`."""
@@ -110,29 +112,34 @@ class _Places:
     targets: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
 
     def add(self, row_start: int, prompt_length: int, column: int, response: list[int], sample: int) -> None:
+        first = row_start + prompt_length - 1
         if not response:
+            self.ends.append(first)
             return
         # The prompt's last token predicts the first token of every response; after that each token predicts the next.
-        self.predictors += [row_start + prompt_length - 1]
+        self.predictors += [first]
         self.predictors += [row_start + column + t for t in range(len(response) - 1)]
         self.targets += response
         self.samples += [sample] * len(response)
         self.offsets += range(len(response))
+        self.ends.append(row_start + column + len(response) - 1)
 
     def tensors(self) -> tuple[Tensor, ...]:
-        lists = (self.predictors, self.targets, self.samples, self.offsets)
+        lists = (self.predictors, self.targets, self.samples, self.offsets, self.ends)
         return tuple(torch.tensor(values, dtype=torch.long) for values in lists)
 
 
-def micro_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[list[Group]]:
+def micro_batches(groups: Sequence[Group], max_tokens: int, whole: bool = False) -> Iterator[list[Group]]:
     """Cut groups into micro-batches of at most `max_tokens` tokens, padding counted.
 
     Groups of like length come together, so that little is padding. A group that alone is over the limit is cut into
-    several that repeat the prompt; a single response over the limit still comes, in a micro-batch of its own.
+    several that repeat the prompt, unless groups are to stay `whole`; a single response or a whole group over the limit
+    still comes, in a micro-batch of its own.
     """
-    pieces = [piece for group in groups for piece in _cut(group, max_tokens)]
+    pieces = list(groups) if whole else [piece for group in groups for piece in _cut(group, max_tokens)]
     pieces.sort(key=lambda group: group.length, reverse=True)
     batch: list[Group] = []
     for piece in pieces:

@@ -38,14 +38,19 @@ class Policy(nn.Module):
         self, batch: PackedBatch, temperature: float = 1.0
     ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
         """Return logprob (with gradient) and entropy (without) of each response token, in nats and fp32."""
-        hidden = self.model.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            use_cache=False,
-        ).last_hidden_state
-        predictors = hidden.flatten(0, 1)[batch.predictors]
+        predictors = hidden_states(self.model, batch).flatten(0, 1)[batch.predictors]
         return token_logprobs(predictors, self.model.lm_head.weight, batch.targets, temperature)
+
+
+def hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Float[Tensor, "rows length width"]:
+    """Return the last layer's output for packed rows, before any head."""
+    hidden: Tensor = model.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
 
 
 def _unknown_logits(folder: Path, what: str) -> str:

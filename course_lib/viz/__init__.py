@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from course_lib.viz.block_tables import block_explorer
     from course_lib.viz.kv_budget import kv_calculator
+    from course_lib.viz.live import live_metrics
     from course_lib.viz.memory_maps import memory_map
     from course_lib.viz.picture import Picture
     from course_lib.viz.playground import fragmentation_playground
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from course_lib.viz.tables import Table, answers_table, receipt_table, samples_table
     from course_lib.viz.terminal import TerminalView
     from course_lib.viz.time_travel import trace_viewer
+    from course_lib.viz.zero_budget import zero_calculator
+    from course_lib.viz.zero_picture import who_holds_what
 
 __all__ = [
     "Picture",
@@ -26,6 +29,7 @@ __all__ = [
     "entropy_and_length",
     "fragmentation_playground",
     "kv_calculator",
+    "live_metrics",
     "memory_map",
     "mismatch_curve",
     "phase_times",
@@ -34,12 +38,15 @@ __all__ = [
     "run_figure",
     "samples_table",
     "trace_viewer",
+    "who_holds_what",
+    "zero_calculator",
 ]
 
 # No module may have the name of what it gives: once imported, it would stand in that one's place.
 _MODULES = {
     "block_tables": ["block_explorer"],
     "kv_budget": ["kv_calculator"],
+    "live": ["live_metrics"],
     "memory_maps": ["memory_map"],
     "picture": ["Picture"],
     "playground": ["fragmentation_playground"],
@@ -47,6 +54,8 @@ _MODULES = {
     "tables": ["Table", "answers_table", "receipt_table", "samples_table"],
     "terminal": ["TerminalView"],
     "time_travel": ["trace_viewer"],
+    "zero_budget": ["zero_calculator"],
+    "zero_picture": ["who_holds_what"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

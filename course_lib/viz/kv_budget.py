@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def kv_calculator(model: str | Path | Mapping[str, Any] = "SmolLM2-135M", **sett
     unknown = sorted(settings.keys() - asdict(Settings()).keys())
     if unknown:
         raise ValueError(f"no such setting: {', '.join(unknown)}; there are {', '.join(asdict(Settings()))}")
-    return KVCalculator(_shape(model), Settings(**settings))  # type: ignore[arg-type]  # counts are whole numbers
+    return KVCalculator(shape_of(model), Settings(**settings))  # type: ignore[arg-type]  # counts are whole numbers
 
 
 class KVCalculator(Picture):
@@ -174,18 +175,12 @@ class KVCalculator(Picture):
         )
 
 
-def readable(size: float) -> str:
-    """Return bytes in the unit that fits, with three digits that matter: `72.0 KiB`, as the widget writes them."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    place = 0
-    while size >= 1024 and place < len(units) - 1:
-        size /= 1024
-        place += 1
-    digits = 0 if place == 0 or size >= 100 else 1 if size >= 10 else 2
-    return f"{size:.{digits}f} {units[place]}"
+def shape_of(model: str | Path | Mapping[str, Any]) -> ModelShape:
+    """Return the shape of a model: a name in `MODELS`, a model folder, its config.json, or that file's mapping.
 
-
-def _shape(model: str | Path | Mapping[str, Any]) -> ModelShape:
+    Raises:
+        ValueError: there is no such model.
+    """
     if isinstance(model, str) and model in MODELS:
         return MODELS[model]
     if isinstance(model, str | Path):
@@ -196,6 +191,19 @@ def _shape(model: str | Path | Mapping[str, Any]) -> ModelShape:
             )
         return ModelShape.from_config(folder)
     return ModelShape.from_config(model)
+
+
+def readable(size: float) -> str:
+    """Return bytes in the unit that fits, with three digits that matter: `72.0 KiB`, as the widget writes them."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    place = 0
+    while size >= 1024 and place < len(units) - 1:
+        size /= 1024
+        place += 1
+    digits = 0 if place == 0 or size >= 100 else 1 if size >= 10 else 2
+    # A tie goes up, as JavaScript's toFixed has it; 1.125 MiB is one.
+    rounded = Decimal(size).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return f"{rounded} {units[place]}"
 
 
 def _fits(budget: KVBudget) -> bool:

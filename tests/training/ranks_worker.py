@@ -37,10 +37,13 @@ def train(folder: Path, out: Path, stage: int, shares: list[list[Group]], option
     spoiled = trainer.step(mine, nan_on_the_last_rank)
     steps.append(trainer.step(mine, loss))
     logprobs = trainer.logprobs(mine)
-    trainer.save(out / f"checkpoint-{stage}-{RANKS}")
-    after = trainer.step(mine, loss).loss
-    trainer.load(out / f"checkpoint-{stage}-{RANKS}")
+    checkpoint = out / f"checkpoint-{stage}-{RANKS}"
+    trainer.save(checkpoint)
+    trainer.export(out / f"export-{stage}-{RANKS}")
+    after = [trainer.step(mine, loss).loss for _ in range(3)]
     moments = [state["exp_avg"].numel() for state in trainer.engine.optimizer.optimizer.state.values()]
+    resumed = PolicyTrainer(folder, trainer.config)
+    resumed.load(checkpoint)
     weights = {name: weight.cpu() for name, weight in trainer.named_weights()}
     return {
         "losses": [step.loss for step in steps],
@@ -50,7 +53,7 @@ def train(folder: Path, out: Path, stage: int, shares: list[list[Group]], option
         "spoiled_applied": spoiled.applied,
         "samples": sorted(logprobs),
         "after": after,
-        "after_load": trainer.step(mine, loss).loss,
+        "after_load": [resumed.step(mine, loss).loss for _ in range(3)],
         "moments": sum(moments),
         "parameters": sum(weight.numel() for weight in weights.values()),
         "no_groups": error_of(trainer, mine if RANK < RANKS - 1 else []),
@@ -58,7 +61,6 @@ def train(folder: Path, out: Path, stage: int, shares: list[list[Group]], option
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     out = Path(sys.argv[1])
     task = json.loads((out / "task.json").read_text())
     groups = [Group(**group) for group in task["groups"]]

@@ -23,6 +23,9 @@ from course_lib.training import TrainerConfig
         ("zero_stage", 4),
         ("zero_stage", "2"),
         ("micro_batch_tokens", 0),
+        ("offload_optimizer", "nvme"),
+        ("offload_param", "nvme"),
+        ("offload_param", 1),
     ],
 )
 def test_a_wrong_value_is_named_and_the_right_ones_are_said(field: str, value: object) -> None:
@@ -35,6 +38,14 @@ def test_offload_needs_a_stage() -> None:
         TrainerConfig(zero_stage=0, offload_optimizer=True)
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_weights_are_offloaded_by_zero_3_alone(stage: int, with_optimizer: bool) -> None:
+    """DeepSpeed takes it at any stage and ignores it; what runs is held against plain PyTorch in test_reference.py."""
+    with pytest.raises(ValueError, match=r"offload_param needs zero_stage=3|offload_optimizer needs a ZeRO stage"):
+        TrainerConfig(zero_stage=stage, offload_param=True, offload_optimizer=with_optimizer)
+
+
 def test_edges_are_allowed() -> None:
     TrainerConfig(learning_rate=0, betas=(0, 0), max_grad_norm=0, zero_stage=0, micro_batch_tokens=1)
 
@@ -45,8 +56,13 @@ def test_a_config_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_deepspeed_gets_the_decisions(stage: int) -> None:
-    asked = TrainerConfig(zero_stage=stage, max_grad_norm=0.3, offload_optimizer=stage > 0).for_deepspeed()
+@pytest.mark.parametrize("with_param", [False, True])
+def test_deepspeed_gets_the_decisions(stage: int, with_param: bool) -> None:
+    with_param = with_param and stage == 3
+    asked = TrainerConfig(
+        zero_stage=stage, max_grad_norm=0.3, offload_optimizer=stage > 0, offload_param=with_param
+    ).for_deepspeed()
     assert asked["zero_optimization"]["stage"] == stage
     assert asked["gradient_clipping"] == 0.3
     assert ("offload_optimizer" in asked["zero_optimization"]) == (stage > 0)
+    assert ("offload_param" in asked["zero_optimization"]) == with_param

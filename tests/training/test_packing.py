@@ -147,3 +147,17 @@ def test_pack_refuses_what_it_cannot_pack() -> None:
         pack([Group([1], [[2]], [0]), Group([], [[2], [3]], [3, 4])])
     with pytest.raises(ValueError, match="zip"):
         pack([Group([1], [[2], [3]], [0])])  # a response without a sample's number
+
+
+@settings(deadline=None)
+@given(batches())
+def test_each_response_s_end_is_its_last_token_or_the_prompt_s(groups: list[Group]) -> None:
+    batch = pack(groups, pad_id=7)
+    length = batch.input_ids.shape[1]
+    expected = []
+    for row, group in enumerate(groups):
+        column = len(group.prompt_ids)
+        for response in group.responses:
+            column += len(response)
+            expected.append(row * length + (column if response else len(group.prompt_ids)) - 1)
+    assert batch.ends.tolist() == expected

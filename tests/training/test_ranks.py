@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from course_lib.training import Group
+from course_lib.training import Group, consolidate, launch
 
 OPTIONS: dict[str, Any] = {"learning_rate": 3e-4, "micro_batch_tokens": 32}
 WORKER = Path(__file__).with_name("ranks_worker.py")
@@ -22,51 +21,31 @@ Found = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def results(tiny_folder: Path, groups: list[Group], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
-    """What each rank found: of two, rank 0 with three groups and rank 1 with one, and one rank with all, side by side."""
+def out(tiny_folder: Path, groups: list[Group], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each rank wrote: of two, rank 0 with three groups and rank 1 with one, and one rank with all."""
     out = tmp_path_factory.mktemp("ranks")
     task = {"folder": str(tiny_folder), "groups": [dataclasses.asdict(group) for group in groups], "options": OPTIONS}
     (out / "task.json").write_text(json.dumps(task))
-    ports = {ranks: str(_free_port()) for ranks in (1, 2)}
-    started = {f"{rank}-of-{ranks}": _start(out, rank, ranks, ports[ranks]) for rank, ranks in ((0, 2), (1, 2), (0, 1))}
-    try:
-        for process in started.values():
-            process.wait(timeout=240)  # a hang is a failure; nothing here depends on how long it takes
-    finally:
-        for process in started.values():
-            process.kill()
-    for name, process in started.items():
-        assert process.returncode == 0, (out / f"{name}.log").read_text()[-3000:]
-    return {name: json.loads((out / f"rank-{name}.json").read_text()) for name in started}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIER", "cpu")
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        for ranks in (2, 1):
+            launch(WORKER, ranks=ranks, arguments=[str(out)], timeout=240)  # a hang is a failure
+    return out
+
+
+def found(out: Path, rank: int, ranks: int) -> Found:
+    return json.loads((out / f"rank-{rank}-of-{ranks}.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def ranks(results: dict[str, Found]) -> list[Found]:
-    return [results["0-of-2"], results["1-of-2"]]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _start(out: Path, rank: int, ranks: int, port: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"TIER": "cpu", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    environment |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-    }
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    with (out / f"{rank}-of-{ranks}.log").open("w") as log:
-        return subprocess.Popen([sys.executable, str(WORKER), str(out)], env=environment, stdout=log, stderr=log)
+def ranks(out: Path) -> list[Found]:
+    return [found(out, 0, 2), found(out, 1, 2)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_ranks_train_as_one_does(results: dict[str, Found], ranks: list[Found], stage: str) -> None:
-    alone = results["0-of-1"]["2"]
+def test_two_ranks_train_as_one_does(out: Path, ranks: list[Found], stage: str) -> None:
+    alone = found(out, 0, 1)["2"]
     for rank in ranks:
         # The same sums in another order, in bf16.
         assert rank[stage]["losses"] == pytest.approx(alone["losses"], rel=1e-2, abs=1e-2)
@@ -97,8 +76,26 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_refused_on_both(ranks: list[Fo
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_checkpoint_brings_both_back(ranks: list[Found], stage: str) -> None:
+def test_a_new_trainer_goes_on_with_the_same_curve(ranks: list[Found], stage: str) -> None:
     assert [rank[stage]["after_load"] for rank in ranks] == [rank[stage]["after"] for rank in ranks]
+    assert len(set(ranks[0][stage]["after"])) == 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_parts_of_two_ranks_make_one_model(out: Path, tiny_folder: Path, tmp_path: Path, stage: str) -> None:
+    made = consolidate(out / f"checkpoint-{stage}-2", tiny_folder, tmp_path / "model")
+    one, other = (load_file(folder / "model.safetensors") for folder in (made, out / f"export-{stage}-2"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_rank_whose_part_is_missing_is_named(out: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "checkpoint-3-2", tmp_path / "part")
+    (tmp_path / "part" / "deepspeed" / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"stage 3 on 2 rank\(s\) that lacks 1 of its 4 files: bf16_zero_pp_rank_1_"
+    ):
+        consolidate(tmp_path / "part", tiny_folder, tmp_path / "model")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -25,10 +25,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "stage 1": {"zero_stage": 1},
     "stage 2": {"zero_stage": 2},
     "stage 3": {"zero_stage": 3},
+    "stage 1, offload": {"zero_stage": 1, "offload_optimizer": True},
     "stage 2, offload": {"zero_stage": 2, "offload_optimizer": True},
     "stage 3, offload": {"zero_stage": 3, "offload_optimizer": True},
+    "stage 3, offload weights": {"zero_stage": 3, "offload_param": True},
+    "stage 3, offload both": {"zero_stage": 3, "offload_optimizer": True, "offload_param": True},
     "stage 2, checkpointing": {"zero_stage": 2, "gradient_checkpointing": True},
     "stage 3, checkpointing": {"zero_stage": 3, "gradient_checkpointing": True},
+    "stage 3, all": {"zero_stage": 3, "gradient_checkpointing": True, "offload_optimizer": True, "offload_param": True},
 }
 # Kinds do the same sums in other orders; a weight that then rounds to the other bf16 neighbour is 0.4 % off.
 LOSS_TOLERANCE = 2e-3

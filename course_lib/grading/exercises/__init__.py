@@ -6,7 +6,14 @@ from importlib import import_module
 
 from course_lib.grading.exercise import Exercise
 
-LESSONS = {"01": "kv_cache", "02": "fragmentation", "03": "paged_attention", "04": "scheduling"}
+LESSONS = {
+    "01": "kv_cache",
+    "02": "fragmentation",
+    "03": "paged_attention",
+    "04": "scheduling",
+    "05": "serving",
+    "06": "training",
+}
 """Each lesson that has exercises, and the module of this package that holds their checks."""
 
 

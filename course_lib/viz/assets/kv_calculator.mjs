@@ -1,7 +1,6 @@
 // The KV calculator: what a model's weights and its keys and values take of a GPU's memory, worked out in the browser.
+import { bytes, choice, fact, GIB, labelled, number } from "./calculator.mjs";
 import { caption, count, element, ownerStyle, percent, plural, rendering } from "./shared.mjs";
-
-export const GIB = 2 ** 30;
 
 /** Bytes that one token leaves in the cache: a key and a value, of every KV head, in every layer. */
 export function kvBytesPerToken(shape, bytesPerNumber) {
@@ -26,18 +25,6 @@ export function budget(shape, settings) {
     tokens_that_fit: Math.floor(room / perToken),
     requests_that_fit: Math.floor(room / perRequest),
   };
-}
-
-/** `36,864 B`, `72.0 KiB`, `1.50 GiB`: three digits that matter. */
-export function bytes(number) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (number >= 1024 && unit < units.length - 1) {
-    number /= 1024;
-    unit += 1;
-  }
-  const digits = unit === 0 || number >= 100 ? 0 : number >= 10 ? 1 : 2;
-  return `${number.toFixed(digits)} ${units[unit]}`;
 }
 
 /** The bar's parts: [{name, bytes, kind}]; its length is the memory, or more where the parts need more. */
@@ -185,34 +172,6 @@ function build(model, root) {
   }
   show();
   return () => {};
-}
-
-const labelled = (text, field) => element("label", {}, element("span", {}, text), field);
-
-function choice(options, value, change) {
-  const nodes = options.map(([key, text]) =>
-    element("option", { value: key, selected: key === value ? "" : null }, text),
-  );
-  return element("select", { onchange: (event) => change(event.target.value) }, ...nodes);
-}
-
-/** A number's field; what is no number within its bounds is marked, and changes nothing. */
-function number(bounds, value, change) {
-  const field = element("input", {
-    type: "number",
-    ...bounds,
-    value,
-    oninput: () => {
-      const good = field.value !== "" && field.validity.valid;
-      field.setAttribute("aria-invalid", !good);
-      if (good) change(Number(field.value));
-    },
-  });
-  return field;
-}
-
-function fact(name, value, why) {
-  return element("div", {}, element("small", {}, name), element("b", {}, value), element("small", {}, why));
 }
 
 const render = rendering(build);

@@ -1,8 +1,6 @@
 """Attention through block tables, by gathering."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812  its name everywhere
 
 from course_lib.grading.exercise import Answer, Exercise, WrongAnswer
 from course_lib.grading.exercises.paged_attention.mistakes import Mistake, recognise
+from course_lib.grading.exercises.threads import one_thread
 from course_lib.grading.judge import call, for_all
 from course_lib.viz.tables import Cell, Table
 
@@ -24,19 +23,8 @@ _HEADS, _KV_HEADS, _HEAD_DIM = 4, 2, 8
 _LENGTHS = st.integers(1, 14)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: the tensors are so small that waking a second one takes longer than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @paged_attention.part(4, "one request's newest token attends to all keys of its blocks, and to nothing else")
-@_one_thread()
+@one_thread()
 def _decode(answer: Answer) -> None:
     for_all(
         lambda length, size, seed: _compare(answer, [(length, 1)], size, seed),
@@ -48,7 +36,7 @@ def _decode(answer: Answer) -> None:
 
 
 @paged_attention.part(3, "several requests of different lengths in one batch")
-@_one_thread()
+@one_thread()
 def _batch(answer: Answer) -> None:
     for_all(
         lambda lengths, size, seed: _compare(answer, [(length, 1) for length in lengths], size, seed),
@@ -60,7 +48,7 @@ def _batch(answer: Answer) -> None:
 
 
 @paged_attention.part(3, "chunks of prompts: the queries are the last tokens, and none sees a later key")
-@_one_thread()
+@one_thread()
 def _chunks(answer: Answer) -> None:
     for_all(
         lambda lengths, size, seed: _compare(
