@@ -23,6 +23,7 @@ def bench_serve(
     longest: int | None,
     rounds: int,
     engines: list[str],
+    limit: float,
     out: Path | None,
     commit: str,
 ) -> int:
@@ -47,6 +48,7 @@ def bench_serve(
                 _hardware(),
                 engines=engines,
                 rounds=rounds,
+                limit=limit,
                 on_event=lambda event: console.print(f"{time.perf_counter() - begin:5.0f} s  {event}", markup=False),
             )
     except ValueError as error:

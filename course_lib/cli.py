@@ -132,13 +132,14 @@ def serve(
     longest: Annotated[int | None, typer.Option(min=1, help="Most tokens of a prompt and of an output.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each engine gets; the fastest counts.")] = 2,
     engines: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,vllm,transformers",
+    limit: Annotated[float, typer.Option(min=1, help="Seconds that an engine may take for a round.")] = 600,
     out: Annotated[Path | None, typer.Option(help="Write the record there, as JSON.")] = None,
     commit: Annotated[str, typer.Option(help="The commit to name, where git is not there to be asked.")] = "",
 ) -> None:
     """Serve the same requests with our engine, vLLM and transformers: tokens a second, and percent of the roofline floor."""
     from course_lib.bench import bench_serve
 
-    raise typer.Exit(bench_serve(policy, requests, longest, rounds, engines.split(","), out, commit))
+    raise typer.Exit(bench_serve(policy, requests, longest, rounds, engines.split(","), limit, out, commit))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

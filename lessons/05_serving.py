@@ -768,12 +768,19 @@ viz.Table(f"Scores: apart by at most {reward_error:.1e}", ["answer", ">vLLM", ">
 # Sixteen requests are a toy. `course bench serve` runs the comparison that people usually quote: many requests with random lengths
 # of prompt and answer, all there at the start, on a loaded engine, with warm-up, in turns, and each engine in a process of its own.
 # It sets the result beside the **floor** of lesson 01's roofline, the time below which no engine can do this work on this
-# machine. These are recorded runs. Yours is one command: `course bench serve`.
+# machine. This is a recorded run on two CPU cores, and yours is one command.
 
 # %%
-# from course_lib.viz.serve_benchmark import serve_table
-#
-# serve_table()
+from course_lib.viz.serve_benchmark import serve_plot, serve_table
+
+serve_table("serve_cpu")
+
+# %%
+serve_plot("serve_cpu")
+
+# %% [markdown]
+# No engine is near the floor here: 32 requests are few, so a step is a row of small operations, each with its own overhead. And
+# the floor asks for perfect overlap of arithmetic and memory. On a GPU with hundreds of requests, engines come nearer.
 
 # %% [markdown]
 # ## What was measured

@@ -133,6 +133,7 @@ def bench_serve(
     engines: Sequence[str] = ENGINES,
     rounds: int = 2,
     memory_bytes: int | None = None,
+    limit: float = 600,
     on_event: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure the engines on a workload, in turns, and return the record.
@@ -146,6 +147,7 @@ def bench_serve(
         engines: of `ENGINES`, in the order in which they take turns.
         rounds: how often each serves the whole workload; the fastest counts, since other programs only make one slower.
         memory_bytes: most bytes of each engine's KV cache; without it, room for all requests at once.
+        limit: seconds that an engine may take for a round; one that takes longer is ended, and counts as failed.
         on_event: told in words what happens.
 
     Raises:
@@ -180,7 +182,7 @@ def bench_serve(
             for name in [name for name in running if "error" not in results[name]]:
                 with _reported(name, results, on_event):
                     on_event(f"{name}, round {turn + 1} of {rounds}")
-                    results[name]["seconds"].append(running[name].run())
+                    results[name]["seconds"].append(running[name].run(limit))
     least = floor(shape, hardware, lengths)
     tokens = sum(output for _, output in lengths)
     for result in results.values():

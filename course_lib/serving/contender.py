@@ -6,9 +6,11 @@ engine's answers start with a mark, since engines print what they like.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +19,7 @@ from typing import IO, Any, Self
 
 _MARK = "@answer "
 _LAST_LINES = 5
-TRANSFORMERS_BATCH = 64
+TRANSFORMERS_BATCH = 128
 """Sequences of a static batch: what fits beside the others on a GPU, at the lengths of `GPU_WORKLOAD`."""
 Run = Callable[[Sequence[list[int]], Sequence[int]], int]
 """Serves prompts with that many output tokens each, and returns how many came."""
@@ -81,22 +83,35 @@ class Contender:
             self.close()
             raise
 
-    def run(self) -> float:
+    def run(self, limit: float = 600) -> float:
         """Serve the whole workload once, and return the seconds.
 
         Raises:
-            ContenderError: the engine failed.
+            ContenderError: the engine failed, or was not done after `limit` seconds; then it is ended.
         """
-        return float(self._ask("run")["seconds"])
+        late = threading.Timer(limit, self._end)
+        late.start()
+        begin = time.monotonic()
+        try:
+            return float(self._ask("run")["seconds"])
+        except ContenderError:
+            if time.monotonic() - begin < limit:
+                raise
+            raise ContenderError(f"the engine {self.name!r} was not done after {limit:g} s, and was ended.") from None
+        finally:
+            late.cancel()
 
     def close(self) -> None:
         """End the process and all that it started; calling it twice is harmless."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, 9)  # nothing in it is worth keeping
+        self._end()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
                 stream.close()
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # nothing in it is worth keeping
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -153,7 +154,8 @@ def run_deepspeed(
         logs, said = Path(folder) / "ranks", Path(folder) / "launcher.log"
         with said.open("wb") as out:
             launcher = subprocess.Popen(
-                [command[0], "--enable_each_rank_log", str(logs), *command[1:]],
+                # The command of the shell, by its module: a kernel's PATH need not have it.
+                [sys.executable, "-m", "deepspeed.launcher.runner", "--enable_each_rank_log", str(logs), *command[1:]],
                 env=shared,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

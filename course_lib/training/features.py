@@ -108,7 +108,7 @@ FEATURES: list[Feature] = [
         when="When the optimizer has to live on the host and the GPU stands idle for it, and you accept updates that come"
         " late for the small gradients.",
         source="Lan et al. 2025, ZenFlow, arXiv 2505.12242",
-        tiers=("gpu",),
+        tiers=("gpu", "cpu"),
     ),
     Feature(
         name="superoffload",

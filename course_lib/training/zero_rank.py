@@ -82,6 +82,8 @@ def main() -> None:
     # What the imports made, a million objects, holds no tensor that matters here; each look at all tensors would go over it.
     gc.collect()
     gc.freeze()
+    if machine.tier() == "gpu":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # memory is looked at before DeepSpeed sets it
     rank = int(os.environ["RANK"])
     task = TypeAdapter(Task).validate_json(Path(sys.argv[1]).read_bytes())
     runs = []

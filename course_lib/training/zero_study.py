@@ -138,7 +138,7 @@ def zero_study(
     policy: str | Path,
     ranks: int = 2,
     stages: Sequence[int] = (0, 1, 2, 3),
-    steps: int = 3,
+    steps: int = 2,
     record: str | Path | None = None,
     *,
     plans: Sequence[ZeroPlan] | None = None,
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--policy", default="smollm2")
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--micro-batches", type=int, default=2)
     parser.add_argument("--rows", type=int, help="sequences of a micro-batch")
     parser.add_argument("--length", type=int, help="tokens of a sequence")

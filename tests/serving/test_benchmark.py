@@ -109,6 +109,13 @@ def test_an_engine_that_is_killed_is_an_error(folder: Path) -> None:
             contender.run()
 
 
+def test_an_engine_that_takes_too_long_is_ended(folder: Path) -> None:
+    with Contender("ours", Job(str(folder), [[5, 6]], [900], 0.0, 1 << 24, 16, 0.3)) as contender:
+        with pytest.raises(ContenderError, match=r"not done after 0\.2 s"):
+            contender.run(limit=0.2)
+        assert contender._process.wait(5) == -9
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

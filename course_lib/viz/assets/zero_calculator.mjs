@@ -62,7 +62,7 @@ export function budget(shape, given) {
   always += BF16 * shape.vocab * shape.hidden;
   const atHead = saved + HEAD * tokens * shape.chunk + always + (stage === 2 ? 0 : bucket);
   const inLayers = saved + again + always + bucket;
-  const atReduction = stage < 3 ? 0 : bucket + BF16 * Math.min(whole, shape.bucket) + (stage === 3 ? always : 0);
+  const atReduction = stage < 2 ? 0 : bucket + BF16 * Math.min(whole, shape.bucket) + (stage === 3 ? always : 0);
   const fullest = Math.max(atHead, inLayers, atReduction, atStep(shape, stage, offload, share, bucket));
   device.activations = saved + again;
   device.buffers = fullest - saved - again;
