@@ -780,7 +780,7 @@ serve_plot("serve_cpu")
 
 # %% [markdown]
 # No engine is near the floor here: 32 requests are few, so a step is a row of small operations, each with its own overhead. And
-# the floor asks for perfect overlap of arithmetic and memory. On a GPU with hundreds of requests, engines come nearer.
+# the floor asks for a perfect overlap of arithmetic and memory.
 
 # %% [markdown]
 # ## What was measured

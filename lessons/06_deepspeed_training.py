@@ -294,7 +294,8 @@ print(f"a token leaves {per_token / 1e6:.2f} MB: {states / per_token:,.0f} token
 print(
     f"checkpointing: {curves['all kept'][-1] / curves[list(curves)[-1]][-1]:.0f} times less, a step {again / plain:.2f} times the time"
 )
-trainer.engine.destroy()  # its hooks would hold the model, and 16 bytes a parameter with it
+trainer.engine.destroy()  # DeepSpeed's hooks would hold the model, and 16 bytes a parameter with it
+del trainer
 
 # %% [markdown]
 # "Activations are small" is true of a single short sentence. In training they are what fills the GPU, and they are what you can
@@ -337,7 +338,7 @@ from course_lib.training.zero_study import recorded, zero_study
 
 workers = torch.cuda.device_count() if machine.tier() == "gpu" else len(os.sched_getaffinity(0))
 on_gpus = RESULTS / "zero_2x_h200.json"
-study = zero_study(folder, ranks=2, on_line=print) if workers > 1 else recorded(on_gpus)
+study = zero_study(folder, ranks=2, steps=2, on_line=print) if workers > 1 else recorded(on_gpus)
 viz.who_holds_what(study)
 
 # %%
@@ -379,7 +380,12 @@ print(
 #
 # And time? Two processes on one machine share its cores and its memory's speed, and all that is moved is moved by those cores.
 # So the stages that communicate are slower here, and one process with the whole batch would be faster still. What ZeRO buys is
-# memory. On two GPUs:
+# memory.
+#
+# Does it? Look at "GB at most", the fullest moment of a rank. It hardly falls. DeepSpeed's bucket for gradients holds
+# $5 \cdot 10^8$ numbers, 1 GB, whatever the model, and stage 3 gathers a small model whole. For 135 million parameters, these
+# buffers eat what the cut has saved. ZeRO is for models that are larger than its buffers. The same on two GPUs, with more text
+# in a micro-batch:
 
 # %%
 pictures.zero_table(recorded(on_gpus)) if on_gpus.is_file() else print("No run on two GPUs is recorded yet.")
@@ -407,6 +413,7 @@ place = {where: there[-1].bytes(host=where == "host") / held.parameters for wher
 print(f"bytes a parameter: {place['device']:.1f} on the device, {place['host']:.1f} on the host")
 print(f"a step takes {moved / plain:.2f} times the time of one without offload")
 offloaded.engine.destroy()
+del offloaded
 
 # %% [markdown]
 # The host needs more than twelve: gradients arrive in bf16 and are kept in fp32 as well. On the CPU tier, device and host are the
@@ -597,11 +604,13 @@ print(", ".join(f"held-out loss {when} {value:.3f}" for when, value in tuned.ite
 
 # %%
 trainer.engine.destroy()
+del trainer
 trainer = PolicyTrainer(folder, config)
 trainer.load(checkpoint)
 resumed = [stats.loss for stats in fine_tune(trainer, lessons, steps=4, batch=16)]
 trainer.save(checkpoint)
 trainer.engine.destroy()
+del trainer
 print(f"largest difference of a loss: {max(abs(a - b) for a, b in zip(curve[6:], resumed, strict=True))}")
 assert resumed == curve[6:] or machine.tier() == "gpu"  # there, sums may come in another order
 curves = {"without a stop": list(enumerate(curve)), "loaded at step 6": list(enumerate(resumed, start=6))}
@@ -627,9 +636,10 @@ from course_lib.training.checkpoints import consolidate
 
 tuned_folder = consolidate(checkpoint, folder, Path(scratch.name, "tuned"))
 questions, greedy = [chat[:-1] for chat in exam], SamplingParams(temperature=0, max_tokens=24)
+options = {"max_model_len": 256, "enforce_eager": True, "gpu_memory_utilization": 0.5}
 said = {}
 for name, model in (("before", folder), ("after", tuned_folder)):
-    with vllm_engine(model, max_model_len=256, enforce_eager=True, gpu_memory_utilization=0.5) as llm:
+    with vllm_engine(model, **options) as llm:
         said[name] = [output.outputs[0].text for output in llm.chat(questions, greedy, use_tqdm=False)]
 
 # %%
@@ -717,7 +727,8 @@ answers = [(pair.prompt, answer) for pair in kept_back[:8] for answer in (pair.c
 ids = [reward_trainer.conversation_ids(*answer) for answer in answers]
 by = {"the trainer, in bf16,": reward_trainer.scores(ids)}
 reward_trainer.engine.destroy()
-with RewardModel(judge, dtype="float32", enforce_eager=True, max_model_len=256) as model:
+del reward_trainer
+with RewardModel(judge, dtype="float32", **options) as model:
     by_vllm = torch.tensor(model.score(ids))
 by["transformers, in fp32,"] = transformers_scores(judge, ids)
 
@@ -730,23 +741,25 @@ for name, found in by.items():
 # ## What else there is
 #
 # DeepSpeed is more than ZeRO. Here is what it offers in 2026 beside it, and when to reach for it. What takes seconds is tried
-# now, in processes of its own. The rest was tried on a GPU, where there is a record of it.
+# now, in processes of its own. For the others stands what a recorded trial said.
 
 # %%
 from concurrent.futures import ThreadPoolExecutor
 
 from course_lib.training import features
 
-record = RESULTS / "features_h200.json"
-tried = {outcome.name: outcome.text for outcome in (features.recorded(record) if record.is_file() else [])}
+paths = {tier: RESULTS / f"features_{tier}.json" for tier in ("cpu", "h200")}
+told = {tier: features.recorded(path) if path.is_file() else [] for tier, path in paths.items()}
+told = {tier: {outcome.name: f"{outcome.text} (recorded)" for outcome in found} for tier, found in told.items()}
 with ThreadPoolExecutor() as pool:
     now = {feature.name: pool.submit(feature.run) for feature in features.FEATURES if feature.live}
-rows = []
-for feature in features.FEATURES:
-    here = now[feature.name].result().text if feature.name in now else "not here: made for GPUs, or compiles for long"
-    rows.append([feature.name, feature.what, feature.when, here, tried.get(feature.name, "")])
-names = ["feature", "what it does", "when to reach for it", "here and now", "on an H200"]
-viz.Table("DeepSpeed beside ZeRO", names if tried else names[:4], rows if tried else [row[:4] for row in rows])
+here = told["cpu" if machine.tier() == "cpu" else "h200"] | {name: trial.result().text for name, trial in now.items()}
+rows = [
+    [one.name, one.what, one.when, here.get(one.name, "no record yet"), told["h200"].get(one.name, "no record yet")]
+    for one in features.FEATURES
+]
+names = ["feature", "what it does", "when to reach for it", "here", "on an H200"]
+viz.Table("DeepSpeed beside ZeRO", names, rows)
 
 # %% [markdown]
 # ## What was measured

@@ -212,8 +212,10 @@ def zero_table(study: ZeroStudy) -> Table:
         held = run.ranks[0].holdings
         cells = [f"{held.elements('exp_avg') / 1e6:,.2f} M", f"{held.bytes() / study.parameters:.1f}"]
         cells += [f"{paper[run.plan.stage]} Ψ", f"{run.moved_bytes / psi:.1f} Ψ"]
-        rows.append([str(run.plan.stage), *cells, f"{run.seconds:.2f}", f"{run.losses[-1]:.4f}"])
-    names = [">moment elements a rank", ">bytes a parameter", ">to move, by the paper", ">moved", ">s a step", ">loss"]
+        cells += [f"{run.seconds:.2f}", f"{run.peak_bytes / 1e9:.2f}", f"{run.losses[-1]:.4f}"]
+        rows.append([str(run.plan.stage), *cells])
+    names = [">moment elements a rank", ">bytes a parameter", ">to move, by the paper", ">moved", ">s a step"]
+    names += [">GB at most", ">loss"]
     ranks = len(study.runs[0].ranks)
     caption = (
         f"{study.policy} (Ψ = {study.parameters / 1e6:,.1f} million) on {ranks} ranks, {passes} micro-batches a step"

@@ -34,7 +34,7 @@ def study(micro_batches: int, moved: int) -> ZeroStudy:
     moments = Holding("exp_avg", "float32", 500, 2000, host=False, ranges=((0, 500),))
     held = Holdings(0, 1000, (moments, Holding("weights", "bfloat16", 1000, 2000, host=False, ranges=((0, 1000),))))
     traffic = (Traffic("all-reduce", 3, moved),)
-    rank = RankRun(held, (2.5, 2.25), (0.3, 0.1, 0.2), traffic, traffic, 0, 5000)
+    rank = RankRun(held, (2.5, 2.25), (0.3, 0.1, 0.2), traffic, traffic, 0, 12_000_000)
     runs = (StageRun(ZeroPlan(2, 2), (rank, rank)),)
     return ZeroStudy("toy", SHAPE, 1, 8, micro_batches, runs, "", "", "", {"machine": "a machine"})
 
@@ -120,5 +120,5 @@ def test_every_score_is_a_dot_in_the_row_of_its_reason() -> None:
 def test_the_table_compares_what_moves_with_the_paper() -> None:
     row = repr(lesson_06.zero_table(study(micro_batches=2, moved=10_000))).splitlines()[-1].split()
     # 500 moments; 4,000 bytes of 1,000 parameters; (k + 1) Ψ by the paper; 10,000 bytes are 5 times Ψ bf16 numbers.
-    assert row == ["2", "0.00", "M", "4.0", "3", "Ψ", "5.0", "Ψ", "0.20", "2.2500"]
+    assert row == ["2", "0.00", "M", "4.0", "3", "Ψ", "5.0", "Ψ", "0.20", "0.01", "2.2500"]
     assert "4 Ψ" in repr(lesson_06.zero_table(study(micro_batches=3, moved=10_000)))
