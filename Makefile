@@ -47,7 +47,7 @@ notebooks: setup ## Build notebooks/, exercises/ and solutions/ from lessons/
 test: lint ## Run every check: lint, format, types, imports, tests
 	@$(RUN) mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup ## Check style and format
 	@$(RUN) ruff check .

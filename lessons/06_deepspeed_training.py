@@ -299,7 +299,7 @@ del trainer
 
 # %% [markdown]
 # "Activations are small" is true of a single short sentence. In training they are what fills the GPU, and they are what you can
-# choose: fewer tokens in a micro-batch and more micro-batches, or checkpointing, for about a third more time.
+# choose: fewer tokens in a micro-batch and more micro-batches, or checkpointing, for up to a third more time.
 #
 # ## ZeRO: who holds what
 #
@@ -391,6 +391,9 @@ print(
 pictures.zero_table(recorded(on_gpus)) if on_gpus.is_file() else print("No run on two GPUs is recorded yet.")
 
 # %% [markdown]
+# There, stage 1 is even faster than plain data parallelism: each rank updates half as many weights. Stage 3 gathers and scatters
+# layer by layer, in many operations, each of which is small for a model of this size.
+#
 # **DeepSpeed today.** Stage 3 is spread over four files in `deepspeed/runtime/zero/`: `partition_parameters.py` cuts a weight
 # (`ds_tensor` is a rank's part), `partitioned_param_coordinator.py` gathers and releases (`fetch_sub_module`,
 # `release_sub_module`), `parameter_offload.py` hooks them into the modules, and `stage3.py` is the optimizer. Whoever reads a
@@ -439,6 +442,9 @@ rows = [
 viz.Table("Training Llama-3.1-8B: the fullest moment of each rank", ["plan", ">GB on the GPU", ">GB on the host"], rows)
 
 # %% [markdown]
+# That answers it. One GPU of 80 GB can train this model only by offloading, with twice its memory in the host. Eight GPUs can,
+# at every stage. And what stages 2 and 3 save over stage 1 is room for more text.
+#
 # ## The calculator
 #
 # The same arithmetic for any model, to play with. It works without a kernel, too.

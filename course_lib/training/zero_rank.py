@@ -5,6 +5,7 @@
 
 import gc
 import os
+import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def main() -> None:
     for number, plan in enumerate(task.plans, 1):
         runs.append(measure(task, plan, rank))
         if rank == 0:
-            seconds = sorted(runs[-1].seconds)[len(runs[-1].seconds) // 2]
+            seconds = statistics.median(runs[-1].seconds)
             said = (
                 f"loss {runs[-1].losses[-1]:.4f}, {seconds:.2f} s a step, {runs[-1].peak_bytes / 2**30:.2f} GiB at most"
             )
