@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -151,8 +152,18 @@ def _reachable() -> Iterator[Tensor]:
     for tensor in filter(_is_tensor, gc.get_objects()):
         # A leaf's gradient is an object of C++ until somebody asks for it.
         for found in (tensor, tensor.grad if tensor.is_leaf else None):
-            if found is not None and found.layout is torch.strided and found.untyped_storage().data_ptr():
+            if found is not None and found.layout is torch.strided and _address(found):
                 yield found
+
+
+def _address(tensor: Tensor) -> int:
+    """Return where a tensor's memory is; 0 where it has none, as torch.compile's stand-ins, which have a shape alone."""
+    if isinstance(tensor, FakeTensor):
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # one of its other stand-ins
+        return 0
 
 
 def _is_tensor(thing: object) -> bool:

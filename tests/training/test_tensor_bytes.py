@@ -36,3 +36,13 @@ def test_a_view_adds_nothing_and_a_gradient_does() -> None:
     (weight * 2).sum().backward()
     assert grown(before) == {"float32": 80}
     del views
+
+
+def test_a_tensor_without_memory_does_not_count() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    before = tensor_bytes()
+    with FakeTensorMode():
+        stand_in = torch.ones(1000, dtype=torch.float64)
+    assert tensor_bytes().get("float64", 0) == before.get("float64", 0)
+    assert stand_in.numel() == 1000
