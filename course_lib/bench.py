@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from course_lib import machine
-from course_lib.kv_cache.cost import HARDWARE, MODELS, Hardware
+from course_lib.kv_cache.cost import MODELS, Hardware, listed_hardware
 from course_lib.machine.record import provenance
 
 _RANDOM = re.compile(r"random:(.+)")
@@ -89,9 +89,8 @@ def _hardware() -> Hardware:
 
     from course_lib.kv_cache.measure import measure_hardware
 
-    name = torch.cuda.get_device_name() if machine.device() == "cuda" else ""
-    listed = [hardware for hardware in HARDWARE.values() if hardware.name.split()[0] in name.split()]
-    return listed[0] if listed else measure_hardware(machine.device(), torch.bfloat16)
+    listed = listed_hardware(torch.cuda.get_device_name()) if machine.device() == "cuda" else None
+    return listed or measure_hardware(machine.device(), torch.bfloat16)
 
 
 def _table(record: dict[str, Any]) -> Table:

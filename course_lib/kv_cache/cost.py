@@ -234,3 +234,15 @@ _SPEEDS = (
 )
 HARDWARE: dict[str, Hardware] = {hardware.name: hardware for hardware in _SPEEDS}
 """Peak figures. GPUs: dense bf16 on tensor cores, and memory bandwidth, from NVIDIA's data sheets. The laptop: worked out above."""
+_DRIVERS_NAMES = {"H200": "H200 SXM", "H100 80GB HBM3": "H100 SXM", "L4": "L4"}
+
+
+def listed_hardware(gpu: str) -> Hardware | None:
+    """Return the speeds of a GPU by the name that its driver gives, such as `NVIDIA H200`; None where it is not listed.
+
+    An H100 with another memory (PCIe, NVL) is not the SXM one.
+    """
+    for part, name in _DRIVERS_NAMES.items():
+        if f" {part} " in f" {gpu} ":
+            return HARDWARE[name]
+    return None

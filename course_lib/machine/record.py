@@ -1,5 +1,6 @@
 """What a committed measurement says of itself, so that somebody else can repeat it."""
 
+import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,23 @@ def provenance(command: str, commit: str = "") -> dict[str, Any]:
     """
     date = datetime.now(UTC).date().isoformat()
     return {"command": command, "commit": commit or _commit(), "date": date, "machine": versions()}
+
+
+def read_record(path: str | Path, command: str, what: str = "measurement") -> dict[str, Any]:
+    """Return a measurement that was written.
+
+    Args:
+        path: its file.
+        command: what makes one, for who has none.
+        what: what the message calls it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}; make one with `{command} --out {path.name}`")
+    return dict(json.loads(path.read_text()))
 
 
 def _commit() -> str:

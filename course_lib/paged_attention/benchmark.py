@@ -22,7 +22,8 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 from triton.runtime.errors import OutOfResources
 
-from course_lib.machine.record import RESULTS, provenance
+from course_lib.kv_cache.cost import listed_hardware
+from course_lib.machine.record import RESULTS, provenance, read_record
 from course_lib.paged_attention.attention import paged_attention
 from course_lib.paged_attention.benchmark_shapes import SHAPES, SMALL, BatchShape
 from course_lib.paged_attention.triton_attention import triton_paged_attention
@@ -30,8 +31,6 @@ from course_lib.paged_attention.triton_launch import Launch
 from course_lib.paged_attention.triton_naive import naive_paged_attention
 
 RECORD = RESULTS / "paged_attention_h200.json"
-NOMINAL = {"H200": (4.8e12, 989e12), "H100 80GB HBM3": (3.35e12, 989e12)}
-"""Bytes/s of memory and dense bf16 FLOP/s by a part of the GPU's name (NVIDIA's data sheets; the H100 is the SXM one)."""
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
 """Largest difference from the fp32 reference: bf16 keeps 8 bits of a result of about 1, and of each weight."""
 
@@ -124,11 +123,8 @@ def measure(shape: BatchShape, bandwidth: Mapping[str, float], device: str = "cu
 
 def nominal(device: str) -> dict[str, float]:
     """Return this GPU's `bandwidth` in bytes/s and bf16 `flops` per second by its data sheet; empty where it is not listed."""
-    name = torch.cuda.get_device_name() if device == "cuda" else ""
-    for part, (bandwidth, flops) in NOMINAL.items():
-        if part in name:
-            return {"bandwidth": bandwidth, "flops": flops}
-    return {}
+    listed = listed_hardware(torch.cuda.get_device_name()) if device == "cuda" else None
+    return {"bandwidth": listed.bandwidth, "flops": listed.flops} if listed else {}
 
 
 def measure_all(shapes: Sequence[BatchShape], device: str, commit: str = "") -> dict[str, Any]:
@@ -180,12 +176,7 @@ def recorded(path: Path = RECORD) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is none.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no measurement at {path.name} under {path.parent.name}/; on a machine with a GPU, make one with "
-            f"`python -m course_lib.paged_attention.benchmark --out {path.parent.name}/{path.name}`"
-        )
-    return dict(json.loads(path.read_text()))
+    return read_record(path, "python -m course_lib.paged_attention.benchmark")
 
 
 def tune(shape: BatchShape, device: str = "cuda") -> list[tuple[float, Launch]]:

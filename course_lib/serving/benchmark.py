@@ -4,7 +4,6 @@
 slows down for a while slows all of them down.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.kv_cache.cost import Hardware, ModelShape, kv_bytes_per_token
-from course_lib.machine.record import RESULTS
+from course_lib.machine.record import RESULTS, read_record
+from course_lib.paged_attention.block_table import num_blocks_for
 from course_lib.serving.contender import Contender, ContenderError, Job
 
 ENGINES = ("ours", "vllm", "transformers")
@@ -121,7 +121,7 @@ def floor(
 
 def pool_bytes(shape: ModelShape, lengths: Sequence[tuple[int, int]], bytes_per_number: int = 2) -> int:
     """Return the bytes of a KV cache in which all requests have room at once, in whole blocks."""
-    blocks = sum(-(-(prompt + output) // BLOCK_SIZE) for prompt, output in lengths)
+    blocks = sum(num_blocks_for(prompt + output, BLOCK_SIZE) for prompt, output in lengths)
     return (blocks + 8) * BLOCK_SIZE * kv_bytes_per_token(shape, bytes_per_number)
 
 
@@ -255,9 +255,4 @@ def recorded(name: str = "serve_cpu") -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is none of that name.
     """
-    path = RESULTS / f"{name}.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no measurement results/{path.name}; make one with `course bench serve --out results/{path.name}`."
-        )
-    return dict(json.loads(path.read_text()))
+    return read_record(RESULTS / f"{name}.json", "course bench serve")

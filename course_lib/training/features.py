@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from course_lib.machine import Tier
 from course_lib.machine.first_build import comm_op_path
-from course_lib.machine.record import provenance
+from course_lib.machine.record import provenance, read_record
 from course_lib.training.launch import LaunchError, launch
 
 _RUNS = "course_lib.training.feature_runs"
@@ -169,12 +169,8 @@ def recorded(path: str | Path) -> list[Outcome]:
     Raises:
         FileNotFoundError: there is none.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no outcomes at {path}; make them with `python -m course_lib.training.features --out {path.name}`"
-        )
-    return TypeAdapter(list[Outcome]).validate_python(json.loads(path.read_text())["outcomes"])
+    found = read_record(path, "python -m course_lib.training.features")
+    return TypeAdapter(list[Outcome]).validate_python(found["outcomes"])
 
 
 def write_outcomes(path: str | Path, outcomes: Iterable[Outcome], command: str, commit: str = "") -> None:

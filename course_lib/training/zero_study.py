@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from course_lib import machine
 from course_lib.kv_cache.cost import ModelShape
-from course_lib.machine.record import provenance
+from course_lib.machine.record import provenance, read_record
 from course_lib.models import load_policy
 from course_lib.training.launch import launch
 from course_lib.training.zero_memory import MemoryBudget, ZeroPlan, training_memory
@@ -213,12 +213,8 @@ def recorded(path: str | Path) -> ZeroStudy:
     Raises:
         FileNotFoundError: there is none.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no study at {path}; make one with `python -m course_lib.training.zero_study --ranks 2 --out {path.name}`"
-        )
-    return TypeAdapter(ZeroStudy).validate_json(path.read_bytes())
+    found = read_record(path, "python -m course_lib.training.zero_study --ranks 2", "study")
+    return TypeAdapter(ZeroStudy).validate_python(found)
 
 
 def _progress(on_line: Callable[[str], None] | None) -> Callable[[str], None] | None:

@@ -180,3 +180,17 @@ def test_slot_use() -> None:
     assert slot_use([Turn(0, 0, 0, 3, 6), Turn(1, 0, 0, 6, 6)]) == 0.75
     with pytest.raises(ValueError, match="in order"):
         static_batches([3, 1], [1, 1], 2)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [
+        ("NVIDIA H200", "H200 SXM"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA L40", None),
+    ],
+)
+def test_a_gpu_is_listed_by_its_drivers_name(gpu: str, name: str | None) -> None:
+    found = listed_hardware(gpu)
+    assert (found and found.name) == name
