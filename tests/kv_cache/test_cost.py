@@ -21,6 +21,7 @@ from course_lib.kv_cache import (
     weight_bytes,
 )
 from course_lib.kv_cache.batching import Turn, slot_use, static_batches
+from course_lib.kv_cache.cost import listed_hardware
 from course_lib.kv_cache.measure import count_step, measure_hardware, time_step
 from course_lib.models import describe
 
