@@ -1,9 +1,11 @@
 """The one place that sets the process environment that vLLM and DeepSpeed need to share a kernel."""
 
 import os
+import secrets
 import socket
 import sys
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,15 +46,21 @@ def prepare() -> None:
     path = os.environ.get("PATH", "")
     if bin_dir not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join(filter(None, [bin_dir, path]))
-    # DeepSpeed asks for a launcher's variables even where there is one rank.
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+    # DeepSpeed asks for a launcher's variables even where there is one rank. Port 0 is any free one, taken when the rank
+    # listens: a number chosen here would be inherited by child processes, which then want the port of a living parent.
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in alone.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(free_port())
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of this machine that nobody listens on now.
+
+    It lies below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 elsewhere), so that none
+    of these takes it in the seconds before its user listens.
+    """
+    while True:
+        port = secrets.randbelow(16_000) + 16_000
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,6 +1,7 @@
 """The process environment, the cache, the versions, and the word before DeepSpeed compiles."""
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,8 +29,20 @@ def test_prepare_keeps_what_is_set_and_can_be_called_twice(environment: pytest.M
     assert dict(os.environ) == once
     assert (once["RANK"], once["WORLD_SIZE"], once["VLLM_LOGGING_LEVEL"]) == ("3", "4", "DEBUG")
     assert once["DS_ACCELERATOR"] == "cpu"
-    assert 0 < int(once["MASTER_PORT"]) < 65536
     assert str(Path(sys.executable).parent) in once["PATH"].split(os.pathsep)
+
+
+def test_a_child_of_a_process_with_a_process_group_can_form_its_own() -> None:
+    # A notebook's kernel inherits the environment of whoever started it: of a test that trains, for example.
+    form = "import torch.distributed as d; d.init_process_group('gloo'); "
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    script = f"from course_lib.machine import prepare; prepare(); {form}{child}"
+    bare = {name: value for name, value in os.environ.items() if name not in {"MASTER_PORT", "RANK", "WORLD_SIZE"}}
+    subprocess.run(
+        [sys.executable, "-c", script, f"from course_lib.machine import prepare; prepare(); {form}"],
+        check=True,
+        env=bare,
+    )
 
 
 def test_prepare_puts_no_empty_entry_on_the_path(environment: pytest.MonkeyPatch) -> None:
