@@ -16,8 +16,11 @@ from course_lib.machine.versions import locked
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
 # glibc 2.31 (Debian 11, Ubuntu 20.04) is the oldest that every package has a wheel for.
 PLATFORM = "x86_64-manylinux_2_31"
-# DeepSpeed ships as source alone; anything else without a wheel would ask the reader for a compiler of its language.
-WHEELS = ["--only-binary", ":all:", "--no-binary", "deepspeed", "--no-build-isolation-package", "deepspeed"]
+# What ships as source alone: DeepSpeed, and three that reasoning-gym needs (two of plain Python, one of a C file, for which
+# the reader has the compiler that DeepSpeed wants). Anything else without a wheel might ask for another language's compiler.
+SOURCES = ("deepspeed", "cellpylib", "zss", "pycosat")
+WHEELS = ["--only-binary", ":all:", *(option for name in SOURCES for option in ("--no-binary", name))]
+WHEELS += ["--no-build-isolation-package", "deepspeed"]
 HEADER = "# Made by `make lock` from {name}.in: Python 3.11 and 3.12, Linux x86-64, glibc 2.31 or newer. Do not edit.\n"
 
 
