@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,9 +34,26 @@ def comm_op_missing() -> bool:
 
 
 def announce_first_build() -> None:
-    """Print one line where DeepSpeed is about to compile its communication op, a wait that would look like a hang."""
+    """Print one line where DeepSpeed is about to compile its communication op, a wait that would look like a hang.
+
+    A compilation that was killed leaves torch's lock behind, for which every later one would wait for ever: it is removed.
+    """
+    lock = comm_op_path().with_name("lock")
+    if lock.exists() and not _held(lock):
+        lock.unlink(missing_ok=True)
     if comm_op_missing():
         print("DeepSpeed compiles its communication op now: about 20 s, once on this machine.", flush=True)
+
+
+def _held(lock: Path) -> bool:
+    """Return whether a process has the lock's file open, as its owner does until it is done; True where nobody can say."""
+    if not Path("/proc/self/fd").exists():
+        return True
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            if descriptor.readlink() == lock.resolve():
+                return True
+    return False
 
 
 def _torch_cuda() -> str | None:

@@ -82,6 +82,22 @@ def test_the_build_is_announced_until_the_op_is_there(
     assert capsys.readouterr().out == ""
 
 
+def test_the_lock_of_a_killed_build_is_removed_and_a_living_one_stays(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    baton = pytest.importorskip("torch.utils.file_baton").FileBaton
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(tmp_path)
+    lock = comm_op_path().with_name("lock")
+    lock.parent.mkdir()
+    living = baton(str(lock))
+    assert living.try_acquire()
+    announce_first_build()
+    assert lock.exists()
+    os.close(living.fd)  # what a kill does
+    announce_first_build()
+    assert not lock.exists()
+
+
 def test_the_gpu_tier_has_no_op_to_build(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     os.environ.update(TIER="gpu", TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert not comm_op_missing()
