@@ -29,6 +29,19 @@ def render(tokenizer: Any, conversation: Conversation, **options: Any) -> str:
     return text
 
 
+def conversation_ids(tokenizer: Any, prompt: str, answer: str) -> list[int]:
+    """Return the tokens of a user's message and its answer: what a reward model scores.
+
+    Tokens and not text: a tokenizer that adds a begin token would put a second one before the template's.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or the template refuses the conversation.
+    """
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    ids: list[int] = tokenizer(render(tokenizer, messages), add_special_tokens=False).input_ids
+    return ids
+
+
 def split_last_turn(tokenizer: Any, conversation: Conversation) -> tuple[list[int], list[int]]:
     """Return the token ids of a conversation before its last turn, the assistant's, and of that turn with its end token.
 

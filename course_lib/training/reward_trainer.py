@@ -1,6 +1,5 @@
 """Training a reward model from preferences: Bradley and Terry's model of comparisons, on DeepSpeed."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,9 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from course_lib.models.folder import read_json
-from course_lib.models.scoring import with_score_head
-from course_lib.training.chat import render
+from course_lib.training.chat import conversation_ids
 from course_lib.training.config import TrainerConfig
 from course_lib.training.engine import DeepSpeedTrainer, StepStats
 from course_lib.training.packing import Group, PackedBatch, micro_batches, pack
@@ -78,11 +75,7 @@ class RewardTrainer(DeepSpeedTrainer):
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
 
     def _module(self) -> ScoreModel:
-        config = read_json(self.folder / "config.json") or {}
-        if (config.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
-            return ScoreModel(self.folder)
-        with tempfile.TemporaryDirectory() as made:
-            return ScoreModel(with_score_head(self.folder, made, self._seed))
+        return ScoreModel.of(self.folder, self._seed)
 
     def step(self, preferences: Sequence[Preference], margin: float = 0.0) -> RewardStats:
         """Take one optimizer step on the preferences of this rank: the mean Bradley-Terry loss over all ranks' pairs.
@@ -130,13 +123,8 @@ class RewardTrainer(DeepSpeedTrainer):
         )
 
     def conversation_ids(self, prompt: str, answer: str) -> list[int]:
-        """Return the tokens that are scored for an answer, here and by `serving.RewardModel` on the exported folder.
-
-        Tokens and not text: a tokenizer that adds a begin token would put a second one before the template's.
-        """
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        ids: list[int] = self.tokenizer(render(self.tokenizer, messages), add_special_tokens=False).input_ids
-        return ids
+        """Return the tokens that are scored for an answer, here and by `serving.RewardModel` on the exported folder."""
+        return conversation_ids(self.tokenizer, prompt, answer)
 
     def groups(self, preferences: Sequence[Preference]) -> list[Group]:
         """Return each pair as a group: the tokens that both texts begin with, then chosen's and rejected's own.

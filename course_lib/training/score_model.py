@@ -1,7 +1,8 @@
 """The reward model as its trainer sees it: packed texts in, one score a text out."""
 
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
+from course_lib.models.folder import read_json
+from course_lib.models.scoring import with_score_head
 from course_lib.training.packing import PackedBatch
 from course_lib.training.policy import hidden_states
 
@@ -28,6 +31,24 @@ class ScoreModel(nn.Module):
         self.model: Any = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa"
         )
+
+    @classmethod
+    def of(cls, folder: Path, seed: int = 0, scale: float = 0.02) -> Self:
+        """Return the model of a policy's folder, with a new head, or of a `*ForSequenceClassification` folder, with its own.
+
+        Args:
+            folder: of either kind.
+            seed: of a new head.
+            scale: a new head's standard deviation; 0 is a head of zeros.
+
+        Raises:
+            PolicyError: the folder is neither.
+        """
+        config = read_json(folder / "config.json") or {}
+        if (config.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
+            return cls(folder)
+        with tempfile.TemporaryDirectory() as made:
+            return cls(with_score_head(folder, made, seed, scale))
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, " responses"]:
         """Return the score of each response's text, in fp32: a bf16 score of 4 would move in steps of 1/32."""
