@@ -18,6 +18,7 @@ from course_lib.training.preferences import Preference, read_preferences, synthe
 from course_lib.training.reward_trainer import RewardStats, RewardTrainer, bradley_terry_loss
 from course_lib.training.sft import fine_tune, held_out_loss, supervised_groups, supervised_loss
 from course_lib.training.trainer import LossFunction, PolicyTrainer
+from course_lib.training.value_trainer import ValueStats, ValueTrainer
 from course_lib.training.zero_memory import (
     MemoryBudget,
     ZeroPlan,
@@ -45,6 +46,8 @@ __all__ = [
     "RewardTrainer",
     "StepStats",
     "TrainerConfig",
+    "ValueStats",
+    "ValueTrainer",
     "ZeroPlan",
     "activation_bytes",
     "addition_conversations",
