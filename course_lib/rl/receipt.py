@@ -22,7 +22,7 @@ class Receipt:
         tensors: how many tensors were read back from the engine.
         stale: names of the tensors that are not what the trainer holds.
         changed: share of the trainer's compared values that differ from the sync before (0 before the first).
-        cached_tokens: tokens that the first canary took from the prefix cache right after the sync; 0 when it was reset.
+        cached_tokens: tokens whose old keys and values were still in the prefix cache right after the sync; 0 when it was reset.
         gap: median |trainer logprob - engine logprob| over the canaries' tokens, in nats.
         noise_floor: the same gap, measured when both held the same weights from the same files.
         culprit: what is wrong, or None.
@@ -107,7 +107,7 @@ def diagnose(
     Args:
         stale: tensors of the engine that are not the trainer's.
         moved: tensors of the trainer that changed since the sync before, `lm_head.weight` among them where it is tied.
-        cached_tokens: of the first canary.
+        cached_tokens: tokens that the prefix cache still knew right after the sync.
         gap: median |difference of logprobs| in nats.
         noise_floor: that gap at equal weights.
         fitting_temperature: the temperature at which the trainer would agree with the engine, if there is one.
@@ -125,8 +125,8 @@ def diagnose(
         return f"missing tensor: {named} did not arrive in the engine"
     if cached_tokens:
         return (
-            f"stale prefix cache: {cached_tokens} tokens of the first prompt after the sync came from keys and values of the"
-            " old weights; reset the prefix cache after the reload"
+            f"stale prefix cache: {cached_tokens} tokens still have the keys and values of the old weights there, for whatever"
+            " prompt begins with them; reset the prefix cache after the reload"
         )
     if gap <= TOLERANCE * noise_floor:
         return None

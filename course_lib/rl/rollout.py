@@ -1,94 +1,21 @@
 """Rollout: the real vLLM, in this process, behind DeepSpeed's `RolloutEngine` interface."""
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from course_lib import machine
-from course_lib.serving.vllm_engine import EngineError, start_vllm, stop_vllm
+from course_lib.rl.readback import read_back
+from course_lib.rl.rollout_batch import DeepSpeedSamplingConfig, Rollout, RolloutError, SamplingConfig, request
+from course_lib.rl.rollout_engine import CPU_KV_CACHE_BYTES, PolicyRollout, sampling_options
+from course_lib.serving.vllm_engine import EngineError, start_vllm, stop_vllm, vllm_scheduler
 
-machine.prepare()  # DeepSpeed reads the environment when it is imported
-
-from deepspeed.runtime.rollout import RolloutBatch, RolloutEngine, RolloutRequest  # noqa: E402
-from deepspeed.runtime.rollout import SamplingConfig as DeepSpeedSamplingConfig  # noqa: E402
-
-
-class RolloutError(RuntimeError):
-    """The engine can't do what was asked; the message says what to change."""
+__all__ = ["Rollout", "RolloutError", "SamplingConfig", "VLLMRollout", "request"]
 
 
-@dataclass
-class SamplingConfig(DeepSpeedSamplingConfig):
-    """DeepSpeed's sampling configuration, and a seed.
-
-    Attributes:
-        seed: decides every sample of a call; sample k of prompt p has its own seed, made from it. None samples afresh.
-        stop_at_eos: end a response at the tokenizer's end-of-sequence token.
-    """
-
-    seed: int | None = None
-    stop_at_eos: bool = True
-
-
-@dataclass
-class Rollout(RolloutBatch):
-    """DeepSpeed's rollout batch, with what a policy-gradient step needs beside the tokens.
-
-    Sample k of prompt p is row p * n + k. Responses start in column `response_start_idx`, and everything about them is
-    said by position: a token is part of a response because of where it is, never because of its value. (Masks made by
-    comparing with the pad or EOS id lose the EOS that the policy sampled, whenever the two share an id.)
-
-    Attributes:
-        response_lengths: tokens of each response, the end-of-sequence token included.
-        logprobs: of each response token by the sampler, at the sampling temperature; 0 after the response's end.
-        finished: True where the response ended by itself, False where it was cut at `max_new_tokens`.
-        cached_tokens: prompt tokens that came from the prefix cache.
-    """
-
-    response_lengths: Int[Tensor, " samples"]
-    logprobs: Float[Tensor, "samples longest"]
-    finished: Bool[Tensor, " samples"]
-    cached_tokens: Int[Tensor, " samples"]
-
-    @property
-    def response_mask(self) -> Bool[Tensor, "samples longest"]:
-        """True on the response's tokens, in the columns of `logprobs`."""
-        return torch.arange(self.logprobs.shape[1]) < self.response_lengths[:, None]
-
-    def prompts(self) -> list[list[int]]:
-        """Token ids of each row's prompt, without padding."""
-        starts = self.response_start_idx.tolist()
-        return [
-            row[:start][mask[:start].bool()].tolist()
-            for row, mask, start in zip(self.input_ids, self.attention_mask, starts, strict=True)
-        ]
-
-    def responses(self) -> list[list[int]]:
-        """Token ids of each row's response, the end-of-sequence token included."""
-        spans = zip(self.input_ids, self.response_start_idx.tolist(), self.response_lengths.tolist(), strict=True)
-        return [row[start : start + length].tolist() for row, start, length in spans]
-
-
-def request(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> RolloutRequest:
-    """Return DeepSpeed's rollout request of these prompts (token ids): padded on the left."""
-    if not prompts or not all(prompts):
-        raise RolloutError("a rollout needs at least one prompt, and every prompt at least one token.")
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return RolloutRequest(ids, mask)
-
-
-class VLLMRollout(RolloutEngine):
+class VLLMRollout(PolicyRollout):
     """vLLM in this process as a rollout engine; `sync_weights` hands it the trainer's weights and checks that they arrived.
 
     Args:
@@ -102,6 +29,8 @@ class VLLMRollout(RolloutEngine):
         logprobs_mode: vLLM's; the default gives the logprobs of what is sampled from, after the temperature.
         seed: of the engine.
         dtype: of weights and KV cache.
+        sleep_mode: whether the engine can give its GPU memory to the trainer and take it back (see `MemoryHandover`); without
+            effect on the CPU tier, where vLLM has no such mode.
 
     Raises:
         RolloutError: vLLM did not start; the message has vLLM's reason.
@@ -121,11 +50,10 @@ class VLLMRollout(RolloutEngine):
         logprobs_mode: str = "processed_logprobs",
         seed: int = 0,
         dtype: str = "bfloat16",
+        sleep_mode: bool = False,
     ):
-        self.folder = Path(folder)
-        self.max_model_len = max_model_len
         if kv_cache_bytes is None and machine.tier() == "cpu":
-            kv_cache_bytes = 160 << 20  # vLLM would take a share of the host's memory, which the trainer needs
+            kv_cache_bytes = CPU_KV_CACHE_BYTES  # vLLM would take a share of the host's memory, which the trainer needs
         options: dict[str, Any] = {
             "dtype": dtype,
             "max_model_len": max_model_len,
@@ -140,73 +68,82 @@ class VLLMRollout(RolloutEngine):
         if machine.tier() == "cpu":
             # vLLM's CPU worker can't rewind a seeded generator, which it wants to do when a prompt is prefilled in parts.
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
+        elif sleep_mode:
+            options["enable_sleep_mode"] = True
         try:
-            self.llm: Any = start_vllm(self.folder, **options)
+            llm = start_vllm(folder, **options)
         except EngineError as error:
             raise RolloutError(str(error).replace("kv_cache_memory_bytes", "kv_cache_bytes")) from error
-        self.tokenizer = self.llm.get_tokenizer()
-        self.weight_version = 0
-        self.weight_sync: Any = None  # a WeightSync puts itself here
-        self.suspect = False  # the last sync failed its receipt
+        super().__init__(Path(folder), llm, max_model_len, block_size, kv_cache_bytes)
+        self._sleep_mode = bool(options.get("enable_sleep_mode"))
 
-    def generate(self, request: RolloutRequest, sampling: DeepSpeedSamplingConfig) -> Rollout:
-        """Sample `n_samples_per_prompt` responses to each prompt.
-
-        Args:
-            request: prompts, padded on the left.
-            sampling: temperature 0 is greedy. Logprobs are those of the distribution that was sampled from, so top-p and
-                top-k belong to it too: a trainer that is to agree with them uses neither.
+    def reload_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        """Load the weights layer by layer into the memory that vLLM computes with.
 
         Raises:
-            RolloutError: a prompt plus `max_new_tokens` is longer than `max_model_len`, or the engine was shut down.
+            RolloutError: vLLM did not take them.
         """
-        if self.llm is None:
-            raise RolloutError("this engine was shut down: make a new VLLMRollout.")
-        prompts = [
-            ids[mask.bool()].tolist()
-            for ids, mask in zip(request.prompt_ids, request.prompt_attention_mask, strict=True)
-        ]
-        longest = max(map(len, prompts))
-        if longest + sampling.max_new_tokens > self.max_model_len:
-            raise RolloutError(
-                f"a prompt of {longest} tokens and max_new_tokens={sampling.max_new_tokens} make more than"
-                f" max_model_len={self.max_model_len}: shorten the prompt, lower max_new_tokens or raise max_model_len."
-            )
-        n = sampling.n_samples_per_prompt
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(n)],
-            [self._params(sampling, index) for index in range(len(prompts) * n)],
-            use_tqdm=False,
-        )
-        return _collect(request, outputs, n)
+        try:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        except Exception as error:
+            raise self._failure("did not take the weights", error) from error
 
-    def _params(self, sampling: DeepSpeedSamplingConfig, index: int) -> Any:
-        from vllm import SamplingParams
+    def repack_tied_head(self) -> None:
+        """Pack `lm_head` again on the CPU tier, where vLLM keeps a packed copy of its own of the tied embedding.
 
-        seed = getattr(sampling, "seed", None)
-        return SamplingParams(
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=max(0, sampling.top_k),
-            logprobs=0,  # the sampled token's own
-            seed=None if seed is None else _derive_seed(seed, index),
-            ignore_eos=not getattr(sampling, "stop_at_eos", True),
-            detokenize=False,
-        )
+        The stream has no entry for a tied `lm_head`, so the reload does not touch that copy, and warns of nothing.
+        """
+        if machine.tier() == "cpu":
+            self.llm.apply_model(_repack_lm_head)
 
-    def sync_weights(self, step: int) -> None:  # noqa: ARG002  the interface's
-        """Take the trainer's weights, through the `WeightSync` that was made for this engine, and check the receipt.
+    def reset_prefix_cache(self) -> None:
+        """Forget the keys and values of the old weights; vLLM leaves that to its caller.
 
         Raises:
-            RolloutError: no WeightSync was made, so there is no trainer to take weights from.
-            SyncError: the receipt is not clean.
+            RolloutError: requests are still running.
         """
-        if self.weight_sync is None:
+        if not self.llm.reset_prefix_cache():
             raise RolloutError(
-                "this engine knows no trainer to take weights from: first make a WeightSync(trainer, rollout)."
+                "the prefix cache can't be reset while requests are running: let generate() return first."
             )
-        self.weight_sync.push().raise_if_failed()
+
+    def cached_tokens(self) -> int:
+        """Return how many tokens' keys and values the prefix cache knows: 0 right after its reset."""
+        pool = vllm_scheduler(self.llm).kv_cache_manager.block_pool
+        return self.block_size * len(pool.cached_block_hash_to_block)
+
+    def read_back(self) -> dict[str, Tensor]:
+        """Return `{Hugging Face name: fingerprint}` of the weights that vLLM computes with: see `rl.readback`."""
+        try:
+            found: dict[str, Tensor] = self.llm.apply_model(read_back)[0]
+        except Exception as error:  # a reload that was cut short leaves layers without memory
+            raise self._failure("can't show its weights", error) from error
+        return found
+
+    def erase_kv_cache(self) -> None:
+        """Erase keys and values after a faulty sync, which may have left NaN in them.
+
+        A layer that got only some of its tensors computes with memory that nobody has set. vLLM's CPU attention multiplies
+        what it masks in a block by 0, and 0 * NaN is NaN: without this, requests go wrong long after the weights are right.
+        """
+        if machine.tier() == "cpu":
+            self.llm.collective_rpc(_zero_kv_cache)
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether `sleep` gives memory to the trainer."""
+        return self._sleep_mode
+
+    def sleep(self) -> None:
+        """Give up weights, cached prefixes and KV cache: vLLM's level 2, since the next weights come from the trainer."""
+        if self.can_sleep and not self.hollow:
+            self.llm.sleep(level=2)
+            self.hollow = True
+
+    def wake_up(self) -> None:
+        """Take the memory again. What is in it is void until the next sync."""
+        if self.can_sleep and self.hollow:
+            self.llm.wake_up()
 
     def shutdown(self) -> None:
         """Release the engine and its memory; trainers and other engines go on. Calling it twice is harmless."""
@@ -214,38 +151,31 @@ class VLLMRollout(RolloutEngine):
         if llm is not None:
             stop_vllm(llm)
 
-    def __repr__(self) -> str:
-        return f"VLLMRollout({self.folder.name}, weights {self.weight_version})"
+    def _params(self, sampling: DeepSpeedSamplingConfig, row: int) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(**sampling_options(sampling, row))
+
+    def _run(self, prompts: Sequence[dict[str, Any]], params: Sequence[Any]) -> list[Any]:
+        outputs: list[Any] = self.llm.generate(list(prompts), list(params), use_tqdm=False)
+        return outputs
+
+    def _abort(self) -> None:
+        engine = self.llm.llm_engine
+        engine.abort_request(list(engine.output_processor.request_states), internal=True)
+        engine.engine_core.abort_requests(list(vllm_scheduler(self.llm).requests))  # what only the scheduler knows of
+
+    def _load(self) -> tuple[int, int, float]:
+        scheduler = vllm_scheduler(self.llm)
+        return len(scheduler.running), len(scheduler.waiting), float(scheduler.kv_cache_manager.usage)
 
 
-def _collect(request: RolloutRequest, outputs: list[Any], n: int) -> Rollout:
-    completions = [output.outputs[0] for output in outputs]
-    lengths = torch.tensor([len(completion.token_ids) for completion in completions])
-    rows, start = len(completions), request.prompt_ids.shape[1]
-    longest = int(lengths.max())
-    ids = torch.zeros((rows, start + longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    logprobs = torch.zeros((rows, longest))
-    ids[:, :start] = request.prompt_ids.repeat_interleave(n, dim=0)
-    mask[:, :start] = request.prompt_attention_mask.repeat_interleave(n, dim=0)
-    for row, completion in enumerate(completions):
-        length = len(completion.token_ids)
-        ids[row, start : start + length] = torch.tensor(completion.token_ids)
-        mask[row, start : start + length] = 1
-        logprobs[row, :length] = torch.tensor(
-            [entry[token].logprob for entry, token in zip(completion.logprobs, completion.token_ids, strict=True)]
-        )
-    return Rollout(
-        input_ids=ids,
-        attention_mask=mask,
-        response_start_idx=torch.full((rows,), start),
-        response_lengths=lengths,
-        logprobs=logprobs,
-        finished=torch.tensor([completion.finish_reason == "stop" for completion in completions]),
-        cached_tokens=torch.tensor([output.num_cached_tokens or 0 for output in outputs]),
-    )
+def _repack_lm_head(model: Any) -> None:
+    head = getattr(model, "lm_head", None)
+    if head is not None:
+        head.quant_method.process_weights_after_loading(head)
 
 
-def _derive_seed(seed: int, index: int) -> int:
-    """Return a 32-bit seed of its own for each sample: neighbouring integers must not give related streams."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=4).digest(), "little")
+def _zero_kv_cache(worker: Any) -> None:
+    for cache in worker.model_runner.kv_caches:
+        cache.zero_()

@@ -1,16 +1,18 @@
 """Weight sync: the trainer's weights into the running engine, in place, with a receipt."""
 
+import math
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from course_lib import machine
-from course_lib.rl.readback import fingerprint, read_back
+from course_lib.rl.readback import fingerprint
 from course_lib.rl.receipt import TOLERANCE, Receipt, SyncError, changed_share, diagnose, find_stale
-from course_lib.rl.rollout import Rollout, SamplingConfig, VLLMRollout, request
+from course_lib.rl.rollout_batch import Rollout, RolloutError, SamplingConfig, request
+from course_lib.rl.rollout_engine import PolicyRollout
+from course_lib.rl.world import World
 from course_lib.training import Group, PolicyTrainer
 
 CANARIES = [
@@ -23,7 +25,8 @@ CANARIES = [
     """In spring the river carries more water than its bed can hold, and the meadows on both sides become a lake for weeks.
     The farmers know the date within a few days, because their parents wrote down every year when""",
 ]
-"""Fixed prompts, each over two KV blocks long, so that a prefix cache that was not reset would be hit."""
+"""Fixed prompts. Of each a KV block and one token are used: the shortest that a prefix cache which was not reset is hit by, and
+the samples of a prompt share all of it but that token."""
 
 _CANARY_TOKENS = 4
 _CANARY_SAMPLES = 4
@@ -35,6 +38,9 @@ class WeightSync:
 
     Make it while trainer and engine hold the same weights from the same files: the disagreement that is left then is the
     noise of two implementations in bf16, and it becomes the noise floor.
+
+    With several ranks each has an engine and a WeightSync of its own, and all of them make it and call it together. Whatever
+    happens on one rank, no other is left waiting: `push` returns on all of them or raises on all of them.
 
     Args:
         trainer: where the weights come from.
@@ -48,98 +54,150 @@ class WeightSync:
     """
 
     def __init__(
-        self, trainer: PolicyTrainer, rollout: VLLMRollout, temperature: float = 1.0, noise_floor: float | None = None
+        self, trainer: PolicyTrainer, rollout: PolicyRollout, temperature: float = 1.0, noise_floor: float | None = None
     ):
         self.trainer = trainer
         self.rollout = rollout
         rollout.weight_sync = self
+        self.world = World(trainer.engine.global_rank, trainer.world_size)
         self.temperature = temperature
-        self.canaries = request([rollout.tokenizer.encode(" ".join(text.split()))[:96] for text in CANARIES])
+        texts = [rollout.tokenizer.encode(" ".join(text.split())) for text in CANARIES]
+        longest = rollout.block_size + 1
+        self.canaries = request([(ids * (1 + longest // len(ids)))[:longest] for ids in texts])
         self._sent: dict[str, Tensor] | None = None
+        self.noise_floor = math.nan if noise_floor is None else noise_floor
         if noise_floor is None:
             self._sent = {name: fingerprint(weight) for name, weight in trainer.named_weights()}
-            noise_floor = self._measure_noise_floor(self._sent)
-        self.noise_floor = noise_floor
+            self.noise_floor = self._measure_noise_floor(self._sent)
 
     def push(self) -> Receipt:
-        """Sync the weights and sign the receipt. Read it: `push().raise_if_failed()`."""
+        """Sync the weights and sign the receipt. Read it: `push().raise_if_failed()`.
+
+        What the engine refuses is in the receipt too.
+
+        Raises:
+            SyncError: another rank's sync raised.
+        """
         start = time.perf_counter()
-        if self.rollout.suspect and machine.tier() == "cpu":
-            self.rollout.llm.collective_rpc(_zero_kv_cache)
         before = self._sent
-        self._sent = {}
-        self.reload(self._stream(self._sent))
-        self.repack_tied_head()
-        self.reset_prefix_cache()
-        self.rollout.weight_version += 1
-        reloaded = time.perf_counter()
-        receipt = self._check(before, self._sent)
+        sent: dict[str, Tensor] = {}
+        seen = self._look(lambda seen: self._sync(sent, seen))
+        self._sent = sent
+        receipt = self._sign(before, sent, seen, just_synced=True)
         self.rollout.suspect = not receipt.ok
-        receipt.seconds.update(reload=reloaded - start, check=time.perf_counter() - reloaded)
+        receipt.seconds.update(reload=seen.synced - start, check=time.perf_counter() - seen.synced)
         return receipt
 
     def inspect(self) -> Receipt:
         """Return a receipt of what the engine holds now, without syncing: a trainer that moved on finds its engine stale."""
         now = {name: fingerprint(weight) for name, weight in self.trainer.named_weights()}
-        return self._check(self._sent, now, just_synced=False)
+        return self._sign(self._sent, now, self._look(), just_synced=False)
 
     def reload(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        """Hand the weights to vLLM, which loads them layer by layer into the memory that it computes with."""
-        self.rollout.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        """Hand the weights to the engine, which loads them into the memory that it computes with."""
+        self.rollout.reload_weights(weights)
 
     def repack_tied_head(self) -> None:
-        """Pack `lm_head` again on the CPU tier, where vLLM keeps a packed copy of its own of the tied embedding.
-
-        The stream has no entry for a tied `lm_head`, so the reload does not touch that copy, and warns of nothing.
-        """
-        if machine.tier() == "cpu":
-            self.rollout.llm.apply_model(_repack_lm_head)
+        """Have the engine pack its output matrix again, where it keeps a copy of the tied embedding that the reload misses."""
+        self.rollout.repack_tied_head()
 
     def reset_prefix_cache(self) -> None:
-        """Forget the keys and values of the old weights; vLLM leaves that to its caller.
+        """Have the engine forget the keys and values of the old weights."""
+        self.rollout.reset_prefix_cache()
 
-        Raises:
-            RuntimeError: requests are still running.
-        """
-        if not self.rollout.llm.reset_prefix_cache():
-            raise RuntimeError(
-                "the prefix cache can't be reset while requests are running: let generate() return first."
-            )
+    def __repr__(self) -> str:
+        return f"WeightSync({self.trainer!r} to {self.rollout!r}, noise floor {self.noise_floor:.4f} nats)"
+
+    def _sync(self, sent: dict[str, Tensor], seen: "_Seen") -> None:
+        """Take the steps of a sync, in their order."""
+        weights = self._stream(sent)
+        try:
+            if self.rollout.suspect:
+                self.rollout.erase_kv_cache()
+            self.reload(weights)
+            self.rollout.hollow = False
+        except RolloutError as error:
+            seen.refused = str(error)
+        finally:
+            for _ in weights:  # under ZeRO-3 the other ranks would wait in each gather that this one leaves out
+                pass
+        self.repack_tied_head()
+        self.reset_prefix_cache()
+        seen.cached = self.rollout.cached_tokens()
+        self.rollout.weight_version += 1
+        seen.synced = time.perf_counter()
 
     def _stream(self, sent: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for name, weight in self.trainer.named_weights():
             sent[name] = fingerprint(weight)
             yield name, weight
 
-    def _check(self, before: dict[str, Tensor] | None, sent: dict[str, Tensor], just_synced: bool = True) -> Receipt:
-        actual: dict[str, Tensor] = self.rollout.llm.apply_model(read_back)[0]
-        stale = find_stale(sent, actual)
+    def _look(self, sync: Callable[["_Seen"], None] | None = None) -> "_Seen":
+        """Sync, then look at what the engine holds and says.
+
+        Raises:
+            SyncError: another rank raised here.
+            Exception: this rank did.
+        """
+        seen, failed = _Seen(time.perf_counter()), None
+        try:
+            if sync is not None:
+                sync(seen)
+            seen.weights = self.rollout.read_back()
+            seen.canaries = self._generate_canaries()
+        except RolloutError as error:
+            seen.refused = seen.refused or str(error)
+        except Exception as error:  # noqa: BLE001  raised below, when the other ranks know
+            failed = error
+        ranks = self.world.gather((failed is not None, seen.canaries is None))
+        if failed is not None:
+            raise failed
+        if any(raised for raised, _ in ranks):
+            raise SyncError("the weight sync failed on another rank, whose own message says why.")
+        seen.comparable = not any(silent for _, silent in ranks)
+        return seen
+
+    def _sign(
+        self, before: dict[str, Tensor] | None, sent: dict[str, Tensor], seen: "_Seen", just_synced: bool
+    ) -> Receipt:
+        stale = find_stale(sent, seen.weights) if seen.weights else ()
         moved = {name for name, value in sent.items() if before is not None and not torch.equal(before[name], value)}
-        if "lm_head.weight" in actual and any(name.endswith("embed_tokens.weight") for name in moved):
+        if "lm_head.weight" in seen.weights and any(name.endswith("embed_tokens.weight") for name in moved):
             moved.add("lm_head.weight")
-        canaries = self._generate_canaries()
-        # Right after a sync the cache has to be empty; later the canaries of the check before are rightly in it.
-        cached = int(canaries.cached_tokens[0]) if just_synced else 0
-        gap = self._gap(canaries, self.temperature)
-        fitting = None
-        if gap > TOLERANCE * self.noise_floor and not stale and not cached:
-            fitting = self._fitting_temperature(canaries)
+        cached = seen.cached
+        if just_synced and seen.canaries is not None:  # later the canaries of the check before are rightly in the cache
+            cached = max(cached, int(seen.canaries.cached_tokens[0]))
+        gap, fitting = 0.0, None
+        if seen.comparable:
+            gap = self._gap(seen.canaries, self.temperature)
+            suspicious = gap > TOLERANCE * self.noise_floor and not stale and not cached
+            if self.world.any(suspicious):  # the trainer computes on all ranks or on none
+                fitting = self._fitting_temperature(seen.canaries)
         culprit = diagnose(stale, moved, cached, gap, self.noise_floor, fitting, self.temperature)
+        if seen.refused:
+            culprit = f"{culprit}; {seen.refused}" if stale else seen.refused
+        elif culprit is None and not seen.comparable:
+            culprit = "not checked: another rank's engine gave no canaries"
         changed = changed_share(before, sent)
-        return Receipt(self.rollout.weight_version, len(actual), stale, changed, cached, gap, self.noise_floor, culprit)
+        version, tensors = self.rollout.weight_version, len(seen.weights)
+        return Receipt(version, tensors, stale, changed, cached, gap, self.noise_floor, culprit)
 
     def _measure_noise_floor(self, held: dict[str, Tensor]) -> float:
-        stale = find_stale(held, self.rollout.llm.apply_model(read_back)[0])
-        if stale:
+        seen = self._look()
+        if seen.refused:
+            held = {}
+        stale = find_stale(held, seen.weights)
+        if self.world.any(bool(stale)) or not seen.comparable:
+            what = f"({len(stale)} tensors, {stale[0]} for one)" if stale else "on another rank"
             raise SyncError(
-                f"trainer and engine hold different weights ({len(stale)} tensors, {stale[0]} for one), so the noise floor can't"
-                " be measured: make both from the same folder, or first push the trainer's weights with"
-                " WeightSync(trainer, rollout, temperature, noise_floor=1.0).push()."
+                seen.refused
+                or f"trainer and engine hold different weights {what}, so the noise floor can't be measured: make both from the"
+                " same folder, or first push the trainer's weights with WeightSync(trainer, rollout, temperature,"
+                " noise_floor=1.0).push()."
             )
-        canaries = self._generate_canaries()
         # An engine that ignores the temperature agrees with the trainer at 1. Its gap at the loop's temperature is a fault
         # and no noise: a floor as high as that would let every receipt pass.
-        return min(self._gap(canaries, temperature) for temperature in {self.temperature, 1.0})
+        return min(self._gap(seen.canaries, temperature) for temperature in {self.temperature, 1.0})
 
     def _generate_canaries(self) -> Rollout:
         sampling = SamplingConfig(
@@ -151,7 +209,8 @@ class WeightSync:
         )
         return self.rollout.generate(self.canaries, sampling)
 
-    def _gap(self, canaries: Rollout, temperature: float) -> float:
+    def _gap(self, canaries: Rollout | None, temperature: float) -> float:
+        assert canaries is not None  # or the ranks would not be comparable
         prompts, responses = canaries.prompts(), canaries.responses()
         rows = range(0, len(prompts), _CANARY_SAMPLES)
         groups = [
@@ -162,23 +221,28 @@ class WeightSync:
         gaps = [trained[row] - canaries.logprobs[row, : len(response)] for row, response in enumerate(responses)]
         return float(torch.cat(gaps).abs().median())
 
-    def _fitting_temperature(self, canaries: Rollout) -> float | None:
+    def _fitting_temperature(self, canaries: Rollout | None) -> float | None:
         gaps = {temperature: self._gap(canaries, temperature) for temperature in _TEMPERATURES}
         best = min(gaps, key=lambda temperature: gaps[temperature])
         return best if gaps[best] <= TOLERANCE * self.noise_floor and best != self.temperature else None
 
 
-def _repack_lm_head(model: Any) -> None:
-    head = getattr(model, "lm_head", None)
-    if head is not None:
-        head.quant_method.process_weights_after_loading(head)
+@dataclass
+class _Seen:
+    """What a look at the engine found.
 
-
-def _zero_kv_cache(worker: Any) -> None:
-    """Erase keys and values after a faulty sync, which may have left NaN in them.
-
-    A layer that got only some of its tensors computes with memory that nobody has set. vLLM's CPU attention multiplies what
-    it masks in a block by 0, and 0 * NaN is NaN: without this, requests go wrong long after the weights are right again.
+    Attributes:
+        synced: when the sync before it was over.
+        weights: fingerprints of the engine's weights; empty where it refused to show them.
+        canaries: its samples of the canaries; None where it refused to generate.
+        cached: tokens that its prefix cache still knew right after the sync.
+        refused: why it did not do what it was asked.
+        comparable: whether there are canaries on all ranks, so that their trainers can compute the logprobs together.
     """
-    for cache in worker.model_runner.kv_caches:
-        cache.zero_()
+
+    synced: float
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    canaries: Rollout | None = None
+    cached: int = 0
+    refused: str = ""
+    comparable: bool = False

@@ -44,6 +44,10 @@ def start_vllm(model: str | PathLike[str], **options: Any) -> Any:
     folder = load_policy(model)
     import vllm  # only now: it reads the environment that prepare() sets
 
+    if machine.tier() == "cpu":
+        # vLLM's CPU attention uses AMX tiles, which Linux gives to a process that asks. oneDNN asks at its first large product;
+        # a short prompt that comes before one would end the process (SIGILL).
+        torch.cpu._init_amx()  # noqa: SLF001  torch has no other name for it
     options = default_options() | {"use_tqdm_on_load": False} | options
     try:
         with keep_threads():

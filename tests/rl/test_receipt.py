@@ -92,7 +92,7 @@ def test_nothing_is_wrong() -> None:
         ({"stale": ("lm_head.weight",)}, "stale lm_head"),
         ({"stale": (MATRIX,)}, f"missing tensor: {MATRIX}"),
         ({"stale": (MATRIX,), "cached_tokens": 96, "gap": 1.0}, "missing tensor"),
-        ({"cached_tokens": 96}, "stale prefix cache: 96 tokens"),
+        ({"cached_tokens": 96}, "stale prefix cache: 96 tokens still"),
         ({"cached_tokens": 96, "gap": 1.0}, "stale prefix cache"),
         (
             {"gap": 0.4, "fitting_temperature": 0.6},
