@@ -1,14 +1,61 @@
-"""`course capstone`: the notebook's loop with a live view in the terminal."""
+"""`course capstone`: the notebook's loop with a live view in the terminal, in one process or in several."""
 
 import json
+import os
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 RUNS = Path("runs")
+_DAYS = 30 * 24 * 3600.0  # a run may take long; a rank that dies ends it at once all the same
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be run.
+
+    Attributes:
+        policy: a name or folder for `load_policy`.
+        steps: of the run; the tier's own number where None.
+        seed: of problems and samples.
+        algorithm: a name of `rl.ALGORITHMS`.
+        run: the run's folder; one in `runs/` where None.
+        resume: go on from its newest checkpoint.
+        reward_model: folder of a reward model that judges instead of the rule.
+        ranks: processes on this machine; 1 runs here.
+        hostfile: machines, for a run on several.
+        node_rank: which line of the hostfile this machine is.
+        master_addr: address of the first machine.
+    """
+
+    policy: str = "smollm2"
+    steps: int | None = None
+    seed: int = 0
+    algorithm: str = "dr_grpo"
+    run: Path | None = None
+    resume: bool = False
+    reward_model: Path | None = None
+    ranks: int = 1
+    hostfile: Path | None = None
+    node_rank: int | None = None
+    master_addr: str | None = None
+
+    def arguments(self) -> list[str]:
+        """Return the command line of each rank: the same order, without the launching."""
+        given = {
+            "--policy": self.policy,
+            "--steps": self.steps,
+            "--seed": self.seed,
+            "--algorithm": self.algorithm,
+            "--run": self.run,
+            "--reward-model": self.reward_model,
+        }
+        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        return ["capstone", *options, *(["--resume"] if self.resume else [])]
 
 
 def newest_folder() -> Path:
@@ -20,55 +67,117 @@ def newest_folder() -> Path:
     return newest_run(RUNS) or RUNS / "capstone"
 
 
-def run_capstone(policy: str, steps: int | None, seed: int, run: Path | None, resume: bool) -> int:
+def run_capstone(order: Order) -> int:
     """Run the capstone, show it as it goes, and say where everything is. Return the exit status."""
-    console = Console(stderr=True)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched == 1 and (order.ranks > 1 or order.hostfile is not None):
+        return _launch(order)
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=True, quiet=not first)
     with console.status("Starting DeepSpeed and vLLM (about half a minute) ..."):
         try:
             from course_lib.models import PolicyError
-            from course_lib.rl import capstone, errors, free_folder
-            from course_lib.rl.run_folder import saved_decisions
-            from course_lib.rl.summary import summarize
-            from course_lib.viz import TerminalView, run_figure
+            from course_lib.rl import errors, find_algorithm
+            from course_lib.viz import TensorBoardLog, TerminalView, Views
 
-            folder = run or (newest_folder() if resume else free_folder(RUNS, "capstone"))
-            before = saved_decisions(folder, resume)  # before the engines start, which takes a while
-            if before is not None:
-                steps, seed = steps or before["steps"], before["seed"]
-            loop = capstone.make_loop(policy, folder, capstone.recipe(steps, seed), resume)
+            find_algorithm(order.algorithm)
+            folder, loop = _start(order, launched, first)
         except (PolicyError, *errors.ALL, ValueError) as error:
-            print(error, file=sys.stderr)
-            return 1
+            return _failed(error, first)
     console.print(f"{loop!r}\n", markup=False, highlight=False)
     start = time.perf_counter()
     try:
-        records = loop.run(TerminalView(history=loop.records()))
+        views = [TerminalView(history=loop.records()), TensorBoardLog(folder / "tensorboard")] if first else []
+        records = loop.run(Views(*views))
     except errors.ALL as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    summary = summarize(records, time.perf_counter() - start)
+        return _failed(error, first)
     finished = loop.completed == loop.config.steps
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    run_figure(records, folder / "plot.png")
     if finished:
         loop.export()
-    _report(folder, summary)
-    if not finished:
-        print(
-            f"\nThe run stopped before its end. Go on with: course capstone --policy {policy} --run {folder} --resume"
-        )
+    if first:
+        _report(folder, records, time.perf_counter() - start)
+        if not finished:
+            print(
+                f"\nThe run stopped before its end. Go on with: course capstone --policy {order.policy} --run {folder} --resume"
+            )
     return 0
 
 
-def _report(folder: Path, summary: dict[str, Any]) -> None:
-    held_out, receipts, seconds = summary["held_out"], summary["receipts"], summary["seconds"]
+def _start(order: Order, ranks: int, first: bool) -> tuple[Path, Any]:
+    """Return the run's folder, and the loop over both engines."""
+    from course_lib.rl import capstone, free_folder
+    from course_lib.rl.run_folder import saved_decisions
+
+    folder = order.run or (newest_folder() if order.resume else free_folder(RUNS, "capstone"))
+    steps, seed, algorithm = order.steps, order.seed, order.algorithm
+    before = saved_decisions(folder, order.resume) if first or order.resume else None  # before the engines start
+    if before is not None:
+        steps, seed = steps or before["steps"], before["seed"]
+        algorithm = before.get("algorithm", {}).get("name", algorithm)
+    reward = None
+    if order.reward_model is not None and first:
+        from course_lib.rl.model_reward import ModelReward
+        from course_lib.serving import RewardModel
+
+        reward = ModelReward(RewardModel(order.reward_model))
+    numbers = capstone.recipe(steps, seed, algorithm, ranks=ranks)
+    return folder, capstone.make_loop(order.policy, folder, numbers, reward=reward, resume=order.resume)
+
+
+def _launch(order: Order) -> int:
+    """Start the same order in several processes with DeepSpeed's launcher, and show what the first one says."""
+    try:
+        from course_lib.rl import free_folder
+        from course_lib.rl.run_folder import RunError, saved_decisions
+        from course_lib.training import LaunchError, run_deepspeed
+
+        folder = order.run or (newest_folder() if order.resume else free_folder(RUNS, "capstone"))
+        saved_decisions(folder, order.resume)
+        run_deepspeed(
+            "course_lib",
+            ranks=order.ranks if order.hostfile is None else None,
+            hostfile=order.hostfile,
+            node_rank=order.node_rank,
+            master_addr=order.master_addr,
+            arguments=replace(order, run=folder).arguments(),
+            timeout=_DAYS,
+            on_line=print,
+        )
+    except (LaunchError, RunError, ValueError, FileNotFoundError) as error:
+        return _failed(error, first=True)
+    return 0
+
+
+def _failed(error: Exception, first: bool) -> int:
+    if first:
+        print(f"\n{error}", file=sys.stderr)
+    return 1
+
+
+def _report(folder: Path, records: list[dict[str, Any]], seconds: float) -> None:
+    """Write summary, plot and dashboard into the run's folder, and print where they are."""
+    from course_lib.rl.summary import summarize
+    from course_lib.viz import dashboard_html, run_figure
+
+    summary = summarize(records, seconds)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    run_figure(records, folder / "plot.png")
+    dashboard_html(folder)
+    held_out, receipts = summary["held_out"], summary["receipts"]
     print(
         f"\nheld-out accuracy {held_out['first']:.2f} -> {held_out['last']:.2f} in {summary['steps']} steps and"
-        f" {seconds['run']:.0f} s; {receipts['clean']} of {receipts['all']} weight syncs with a clean receipt; at most"
+        f" {seconds:.0f} s; {receipts['clean']} of {receipts['all']} weight syncs with a clean receipt; at most"
         f" {summary['peak_memory']['host']:.1f} GiB of memory\n"
     )
-    places = {"metrics": "metrics.jsonl", "samples": "samples.jsonl", "plot": "plot.png", "summary": "summary.json"}
+    places = {
+        "metrics": "metrics.jsonl",
+        "samples": "samples.jsonl",
+        "plot": "plot.png",
+        "summary": "summary.json",
+        "dashboard": "dashboard.html",
+        "curves": "tensorboard (look at them with: tensorboard --logdir runs)",
+    }
     if (folder / "policy").exists():
         places["policy"] = "policy (a Hugging Face model folder: load it in vLLM or transformers)"
     for name, place in places.items():
-        print(f"  {name:<8} {folder / place}")
+        print(f"  {name:<9} {folder / place}")

@@ -70,13 +70,40 @@ def capstone(
     policy: Annotated[str, typer.Option(help="The policy to train; see `course policy --help`.")] = "smollm2",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the tier's own number without it.")] = None,
     seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
+    algorithm: Annotated[str, typer.Option(help="reinforce, rloo, grpo, dr_grpo, dapo, gspo or ppo.")] = "dr_grpo",
     run: Annotated[Path | None, typer.Option(help="The run's folder; runs/capstone, or a new one beside it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of --run.")] = False,
+    reward_model: Annotated[
+        Path | None, typer.Option(help="A reward model's folder, which judges through vLLM instead of the rule.")
+    ] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, each with an engine; one GPU each.")
+    ] = 1,
+    hostfile: Annotated[Path | None, typer.Option(help="Machines and their slots, for a run on several.")] = None,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="Which line of the hostfile this machine is.")] = None,
+    master_addr: Annotated[str | None, typer.Option(help="Address of the hostfile's first machine.")] = None,
 ) -> None:
     """Run the whole loop: vLLM generates, rewards are computed, DeepSpeed trains, the policy goes back into vLLM."""
-    from course_lib.capstone import run_capstone
+    from course_lib.capstone import Order, run_capstone
 
-    raise typer.Exit(run_capstone(policy, steps, seed, run, resume))
+    order = Order(policy, steps, seed, algorithm, run, resume, reward_model, ranks, hostfile, node_rank, master_addr)
+    raise typer.Exit(run_capstone(order))
+
+
+@app.command()
+def dashboard(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/capstone.")],
+    *,
+    compare: Annotated[Path | None, typer.Option(help="A second run, drawn over it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; dashboard.html in the run's folder.")] = None,
+) -> None:
+    """Write a run as one HTML file: curves, the phases' timeline, receipts, and samples token by token."""
+    from course_lib.viz import dashboard_html
+
+    try:
+        print(dashboard_html(run, out, compare))
+    except (OSError, ValueError) as error:
+        _stop(error)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """One step's samples: what was asked, what came back, what it was worth."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from course_lib.rl.problem import Problem
+from course_lib.rl.rewards import RewardFault
 from course_lib.rl.rollout import Rollout
+from course_lib.rl.rows import join_rows, take_rows
 from course_lib.training import Group, PackedBatch
 
 
@@ -21,21 +23,30 @@ class Batch:
         problems: of each sample.
         completions: the text of each sample, without special tokens.
         rollout: token ids and the sampler's logprobs.
-        rewards: of each sample.
-        advantages: of each sample.
+        rewards: of each sample; 0 until they are judged. A sample whose reward failed has the mean of its group.
+        advantages: of each sample, or with a critic of each response token, in the columns of `rollout.logprobs`.
         samples_per_prompt: how many samples share a prompt.
-        old_logprobs: the trainer's, under the weights that the samples were drawn with; None until they are computed.
+        reward_parts: of each sample, where the reward says what it is made of.
+        faults: samples whose reward failed.
+        old_logprobs: the trainer's, under the weights that the samples were drawn with; None where there is one update a
+            batch, in which they are the logprobs of that update.
         reference_logprobs: the reference policy's; None where there is none.
+        values: the critic's, of the state before each response token; None where there is none.
+        returns: what the critic is trained towards.
     """
 
     problems: Sequence[Problem]
     completions: Sequence[str]
     rollout: Rollout
     rewards: Float[Tensor, " samples"]
-    advantages: Float[Tensor, " samples"]
+    advantages: Float[Tensor, " samples"] | Float[Tensor, "samples longest"]
     samples_per_prompt: int
+    reward_parts: dict[str, Float[Tensor, " samples"]] = field(default_factory=dict)
+    faults: list[RewardFault] = field(default_factory=list)
     old_logprobs: Float[Tensor, "samples longest"] | None = None
     reference_logprobs: Float[Tensor, "samples longest"] | None = None
+    values: Float[Tensor, "samples longest"] | None = None
+    returns: Float[Tensor, "samples longest"] | None = None
     trained: "TrainedTokens" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,37 +57,106 @@ class Batch:
         """Response tokens of the whole batch: what a token-level mean divides by."""
         return int(self.rollout.response_lengths.sum())
 
-    def table(self) -> list[dict[str, Any]]:
-        """Return a JSON-ready row a sample: question, answer, completion, reward, advantage."""
-        rewards, advantages = self.rewards.tolist(), self.advantages.tolist()
-        rows = zip(self.problems, self.completions, rewards, advantages, strict=True)
-        return [
-            {**asdict(problem), "completion": text, "reward": reward, "advantage": advantage}
-            for problem, text, reward, advantage in rows
-        ]
-
     def groups(self) -> list[Group]:
         """Return the prompts with their samples, as the trainer takes them."""
         prompts, responses, n = self.rollout.prompts(), self.rollout.responses(), self.samples_per_prompt
         starts = range(0, len(prompts), n)
         return [Group(prompts[start], responses[start : start + n], list(range(start, start + n))) for start in starts]
 
+    def signal(self) -> list[int]:
+        """Return the numbers of the groups that have a sample with an advantage; the others' gradient is exactly zero."""
+        by_group = self.advantages.view(len(self.problems) // self.samples_per_prompt, -1)
+        return by_group.any(dim=1).nonzero().flatten().tolist()
+
     def with_signal(self, groups: Sequence[Group]) -> list[Group]:
-        """Return the groups that have a sample with an advantage; the others' gradient is exactly zero."""
+        """Return the groups that have a sample with an advantage."""
         return [group for group in groups if bool(self.advantages[group.samples].any())]
 
+    def take(self, groups: Iterable[int]) -> "Batch":
+        """Return the batch of some groups, by their numbers; what the trainer saw is not taken along."""
+        n = self.samples_per_prompt
+        rows = [row for group in groups for row in range(group * n, (group + 1) * n)]
+        place = {row: at for at, row in enumerate(rows)}
+        return Batch(
+            [self.problems[row] for row in rows],
+            [self.completions[row] for row in rows],
+            take_rows(self.rollout, rows),
+            self.rewards[rows],
+            self.advantages[rows],
+            n,
+            {name: values[rows] for name, values in self.reward_parts.items()},
+            [replace(fault, index=place[fault.index]) for fault in self.faults if fault.index in place],
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["Batch"]) -> "Batch":
+        """Return several judged batches as one, in their order; their advantages are one number a sample."""
+        starts = [sum(len(part.problems) for part in parts[:index]) for index in range(len(parts))]
+        names = parts[0].reward_parts
+        return cls(
+            [problem for part in parts for problem in part.problems],
+            [text for part in parts for text in part.completions],
+            join_rows([part.rollout for part in parts]),
+            torch.cat([part.rewards for part in parts]),
+            torch.cat([part.advantages for part in parts]),
+            parts[0].samples_per_prompt,
+            {name: torch.cat([part.reward_parts[name] for part in parts]) for name in names},
+            [
+                replace(fault, index=start + fault.index)
+                for start, part in zip(starts, parts, strict=True)
+                for fault in part.faults
+            ],
+        )
+
     def padded(self, values: dict[int, Tensor]) -> Float[Tensor, "samples longest"]:
-        """Return `{sample: logprobs}` in the columns of `rollout.logprobs`, 0 after the response's end."""
+        """Return `{sample: values of its tokens}` in the columns of `rollout.logprobs`, 0 after the response's end."""
         table = torch.zeros_like(self.rollout.logprobs)
-        for sample, logprobs in values.items():
-            table[sample, : len(logprobs)] = logprobs
+        for sample, row in values.items():
+            table[sample, : len(row)] = row
         return table
+
+    def table(self, decode: Any = None) -> list[dict[str, Any]]:
+        """Return a JSON-ready row a sample: question, answer, completion, reward and its parts, advantage, and its tokens.
+
+        Args:
+            decode: the text of a list of token ids; with it each row gets `tokens`: `text`, `sampled`, `old` and `trained`
+                logprobs, `clipped`, `truncated` and `masked`, of each response token. What the trainer did not see is empty.
+        """
+        by_token = self.advantages.dim() == 2
+        means = self.advantages.sum(dim=1) / self.rollout.response_lengths if by_token else self.advantages
+        rows = []
+        for row, (problem, text) in enumerate(zip(self.problems, self.completions, strict=True)):
+            entry = {key: value for key, value in asdict(problem).items() if key != "metadata"}
+            entry |= {"completion": text, "reward": float(self.rewards[row]), "advantage": float(means[row])}
+            if self.reward_parts:
+                entry["parts"] = {name: float(values[row]) for name, values in self.reward_parts.items()}
+            if decode is not None:
+                entry["tokens"] = self._tokens(row, decode)
+            rows.append(entry)
+        return rows
+
+    def _tokens(self, row: int, decode: Any) -> dict[str, Any]:
+        length = int(self.rollout.response_lengths[row])
+        start = int(self.rollout.response_start_idx[row])
+        ids = self.rollout.input_ids[row, start : start + length].tolist()
+        seen = bool(self.trained["seen"][row, :length].any())
+        old = self.trained["logprobs"] if self.old_logprobs is None else self.old_logprobs
+        columns = {"sampled": self.rollout.logprobs, "old": old, "trained": self.trained["logprobs"]}
+        tokens: dict[str, Any] = {"text": [decode([token]) for token in ids]}
+        for name, table in columns.items():
+            wanted = seen or name == "sampled"
+            tokens[name] = [round(value, 4) for value in table[row, :length].tolist()] if wanted else []
+        for name in ("clipped", "truncated", "masked"):
+            tokens[name] = self.trained[name][row, :length].int().tolist() if seen else []
+        if self.advantages.dim() == 2:
+            tokens["advantage"] = [round(value, 4) for value in self.advantages[row, :length].tolist()]
+        return tokens
 
 
 class TrainedTokens:
     """What the trainer saw of each response token: filled in as the micro-batches pass, read once for the metrics."""
 
-    NAMES = ("logprobs", "entropy", "clipped", "truncated", "seen")
+    NAMES = ("logprobs", "entropy", "clipped", "truncated", "masked", "seen")
 
     def __init__(self, shape: torch.Size):
         self.tables = {name: torch.zeros(shape) for name in self.NAMES}
@@ -88,10 +168,21 @@ class TrainedTokens:
             self.tables[name][place] = value.detach().float().cpu()
         self.tables["seen"][place] = 1.0
 
+    def clear(self) -> None:
+        """Forget everything: ranks add their tables up, so each starts an update from zero."""
+        for table in self.tables.values():
+            table.zero_()
+
     def __getitem__(self, name: str) -> Tensor:
         return self.tables[name]
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.tables.values())
 
-def by_token(table: Float[Tensor, "samples longest"], packed: PackedBatch) -> Float[Tensor, " tokens"]:
-    """Return the entries of a per-sample table that belong to a micro-batch's tokens, on its device."""
-    return table.to(packed.targets.device)[packed.samples, packed.offsets]
+
+def by_token(
+    table: Float[Tensor, "samples longest"] | Float[Tensor, " samples"], packed: PackedBatch
+) -> Float[Tensor, " tokens"]:
+    """Return the entries of a per-sample (or per-token) table that belong to a micro-batch's tokens, on its device."""
+    table = table.to(packed.targets.device)
+    return table[packed.samples] if table.dim() == 1 else table[packed.samples, packed.offsets]

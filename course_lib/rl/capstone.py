@@ -1,19 +1,18 @@
 """The capstone's recipe: numbers that were found to work on each tier, and the loop made of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from course_lib import machine
 from course_lib.models import load_policy
-from course_lib.rl.advantages import group_relative_advantages
+from course_lib.rl.algorithms import Algorithm, find_algorithm
 from course_lib.rl.config import LoopConfig
 from course_lib.rl.loop import RLLoop
+from course_lib.rl.rewards import Reward
 from course_lib.rl.rollout import VLLMRollout
-from course_lib.rl.tasks import Addition
-from course_lib.training import PolicyTrainer, TrainerConfig
+from course_lib.rl.tasks import Addition, Task
+from course_lib.training import PolicyTrainer, TrainerConfig, ValueTrainer
 
 
 @dataclass(frozen=True)
@@ -23,23 +22,24 @@ class Recipe:
     Attributes:
         loop: of the loop.
         trainer: of the trainer.
+        algorithm: what the samples' rewards do to the policy.
         rollout: options of `VLLMRollout`.
-        normalize_advantages: divide by the group's standard deviation, as GRPO does. Without it, as Dr. GRPO found, groups
-            that are nearly always right or wrong don't get more weight than those that are open.
     """
 
     loop: LoopConfig
     trainer: TrainerConfig
+    algorithm: Algorithm
     rollout: dict[str, Any] = field(default_factory=dict)
-    normalize_advantages: bool = False
-
-    @property
-    def advantage(self) -> Callable[..., Any]:
-        """The recipe's advantage function, for `RLLoop`."""
-        return partial(group_relative_advantages, normalize=self.normalize_advantages)
 
 
-def recipe(steps: int | None = None, seed: int = 0, tier: machine.Tier | None = None) -> Recipe:
+def recipe(
+    steps: int | None = None,
+    seed: int = 0,
+    algorithm: str | Algorithm = "dr_grpo",
+    *,
+    tier: machine.Tier | None = None,
+    ranks: int = 1,
+) -> Recipe:
     """Return the numbers of the capstone on this tier.
 
     The CPU tier takes 64 samples a step and many steps, the GPU tier 512 samples and few: there a step costs nearly the
@@ -48,12 +48,14 @@ def recipe(steps: int | None = None, seed: int = 0, tier: machine.Tier | None = 
     Args:
         steps: of the run; the tier's own number where None is given.
         seed: of problems and samples.
+        algorithm: a name of `ALGORITHMS`, or an algorithm of your own.
         tier: the machine's own where None is given.
+        ranks: processes that share a step's work; one has nothing to partition, and several partition with ZeRO-2.
     """
+    chosen = find_algorithm(algorithm)
     if (tier or machine.tier()) == "gpu":
         loop = LoopConfig(steps=steps or 25, prompts_per_step=64, samples_per_prompt=8, seed=seed, evaluate_every=5)
-        trainer = TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384)
-        return Recipe(loop, trainer, normalize_advantages=True)
+        return Recipe(loop, TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384), chosen)
     loop = LoopConfig(
         steps=steps or 60,
         prompts_per_step=8,
@@ -64,13 +66,33 @@ def recipe(steps: int | None = None, seed: int = 0, tier: machine.Tier | None = 
         checkpoint_every=20,
     )
     # One rank has nothing to partition, and without ZeRO's copies a step took two thirds of the time and 0.5 GiB less.
-    trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, zero_stage=0, micro_batch_tokens=512)
-    return Recipe(loop, trainer)
+    stage = 0 if ranks == 1 else 2
+    trainer = TrainerConfig(learning_rate=3e-5, decay_steps=loop.steps, zero_stage=stage, micro_batch_tokens=512)
+    return Recipe(loop, trainer, chosen)
 
 
-def make_loop(policy: str, run: Path, numbers: Recipe, resume: bool = False) -> RLLoop:
-    """Start both engines on a policy, and return the loop over them."""
+def make_loop(
+    policy: str,
+    run: Path,
+    numbers: Recipe,
+    *,
+    task: Task | None = None,
+    reward: Reward | None = None,
+    resume: bool = False,
+) -> RLLoop:
+    """Start both engines on a policy, and the critic where the algorithm wants one; return the loop over them."""
     folder = load_policy(policy)
     trainer = PolicyTrainer(folder, numbers.trainer)
+    critic = ValueTrainer(folder, numbers.trainer) if numbers.algorithm.critic else None
     rollout = VLLMRollout(folder, **numbers.rollout)
-    return RLLoop(trainer, rollout, Addition(), run, advantage=numbers.advantage, config=numbers.loop, resume=resume)
+    return RLLoop(
+        trainer,
+        rollout,
+        task or Addition(),
+        run,
+        algorithm=numbers.algorithm,
+        reward=reward,
+        critic=critic,
+        config=numbers.loop,
+        resume=resume,
+    )

@@ -1,8 +1,8 @@
 """What a run of the loop decides."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from course_lib.rl.losses import LossConfig
+from course_lib.rl.rewards import OnError
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class LoopConfig:
         evaluate_every: steps between two measurements of held-out accuracy; it is measured before and after in any case.
         checkpoint_every: steps between two checkpoints.
         seed: decides problems and samples; the same seed gives the same curve on the CPU tier.
-        loss: the loss's thresholds.
+        on_reward_error: where a reward fails on a sample, `stop` ends the run with a checkpoint and the sample's text;
+            `go_on` leaves the sample out, writes it to `faults.jsonl` in the run's folder, and counts it in the metrics.
     """
 
     steps: int = 30
@@ -31,7 +32,7 @@ class LoopConfig:
     evaluate_every: int = 10
     checkpoint_every: int = 10
     seed: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
+    on_reward_error: OnError = "stop"
 
     def __post_init__(self) -> None:
         counts = (
@@ -53,3 +54,5 @@ class LoopConfig:
             raise ValueError(
                 f"temperature is {self.temperature}; it must be above 0, or all samples of a group are the same."
             )
+        if self.on_reward_error not in ("stop", "go_on"):
+            raise ValueError(f"on_reward_error is {self.on_reward_error!r}; it must be 'stop' or 'go_on'.")

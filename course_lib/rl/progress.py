@@ -22,6 +22,22 @@ class LoopView(Protocol):
         """The run has ended, by itself, by Ctrl-C or by an error."""
 
 
+class NoView:
+    """Shows nothing: what ranks other than the first look through."""
+
+    def started(self, steps: int, completed: int) -> None:
+        """Show nothing."""
+
+    def phase(self, name: str) -> None:
+        """Show nothing."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Show nothing."""
+
+    def finished(self) -> None:
+        """Show nothing."""
+
+
 class ProgressBar:
     """A line with the share done, the time left, and the newest reward and held-out accuracy."""
 

@@ -89,10 +89,9 @@ def make_loop(engine: VLLMRollout, make_trainer: Any, equalize: Any) -> Callable
     """A small loop on `tiny`, with a trainer of its own, as after a new start of the process."""
 
     def make(run: Path, resume: bool = False, trainer: dict[str, Any] | None = None, **options: Any) -> RLLoop:
-        names = ("reward", "loss", "advantage", "reference", "task")
+        names = ("reward", "loss", "advantage", "reference", "task", "algorithm", "critic")
         parts = {"reward": letters, "task": Addition()} | {k: options.pop(k) for k in names if k in options}
-        losses = {"loss": options.pop("loss_config")} if "loss_config" in options else {}
-        config = LoopConfig(**SMALL | options | losses)
+        config = LoopConfig(**SMALL | options)
         # Slow enough for four steps to keep some variety in the samples, and so a signal.
         fresh = equalize(make_trainer(**{"learning_rate": 3e-4} | (trainer or {})))
         return RLLoop(fresh, engine, run=run, config=config, resume=resume, **parts)
@@ -115,7 +114,7 @@ def curve() -> Callable[[Records], Records]:
     """What two runs of the same seed have in common: all but times, memory and the shared engine's count of syncs."""
 
     def strip(records: Records) -> Records:
-        measured = ("seconds", "tokens_per_second", "peak_memory")
+        measured = ("seconds", "tokens_per_second", "peak_memory", "timeline", "kv")
         kept = [{name: value for name, value in record.items() if name not in measured} for record in records]
         for record in kept:
             if "receipt" in record:

@@ -1,7 +1,8 @@
 """One step's samples, and the normalisation: a mean over all tokens, however the micro-batches are cut."""
 
+import itertools
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from course_lib.rl import LoopConfig, RLLoop, policy_gradient_loss
+from course_lib.rl import ALGORITHMS, LoopConfig, LossConfig, policy_gradient_loss, token_weights
 from course_lib.rl.batch import Batch, by_token
+from course_lib.rl.collect import Collected
+from course_lib.rl.losses import Average, ResponseTokens, TokenLoss
 from course_lib.rl.metrics import step_metrics
+from course_lib.rl.rewards import RewardFault
+from course_lib.rl.update import Updater, UpdateStats, as_token_loss
+from course_lib.rl.world import World
 from course_lib.training import StepStats, micro_batches, pack
 
 MakeBatch = Callable[[list[int], list[float]], Batch]
@@ -19,15 +25,26 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, 
 unshared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
-def shares(batch: Batch, table: torch.Tensor, max_tokens: int) -> torch.Tensor:
-    """The sum of what the trainer would add up: one share a micro-batch."""
-    loop: Any = SimpleNamespace(loss=policy_gradient_loss, config=LoopConfig())
+MAX_NEW_TOKENS = 8
+STATS = UpdateStats(StepStats(0.5, 1.0, True, 1, 1e-3))
+
+
+def parts(batch: Batch, table: torch.Tensor, max_tokens: int, average: Average = "token") -> torch.Tensor:
+    """The sum of what the trainer would add up: one part a micro-batch."""
+    algorithm = replace(ALGORITHMS["grpo"], loss=LossConfig(average=average))
+    nothing: Any = None
+    updater = Updater(nothing, algorithm, policy_gradient_loss, None, None, LoopConfig(), World())
+    weights = token_weights(batch.rollout.response_lengths, average, MAX_NEW_TOKENS)
     total = torch.zeros(())
     for groups in micro_batches(batch.groups(), max_tokens):
         packed = pack(groups)
         logprobs = table[packed.samples, packed.offsets]
-        total = total + RLLoop._share(loop, batch, packed, logprobs, torch.ones_like(logprobs))
+        total = total + updater._part(batch, weights, packed, logprobs, torch.ones_like(logprobs))
     return total
+
+
+def collected(batch: Batch) -> Collected:
+    return Collected(batch, batch.rewards, batch.faults)
 
 
 @unshared
@@ -37,7 +54,7 @@ def test_mean_over_all_tokens_of_the_batch(make_batch: MakeBatch, pairs: Any, ma
     advantages = torch.randn(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     batch = make_batch(lengths, advantages)
     table = batch.rollout.logprobs.clone().requires_grad_()  # trainer and sampler agree: every weight is 1
-    total = shares(batch, table, max_tokens)
+    total = parts(batch, table, max_tokens)
     tokens = sum(lengths)
     wanted = -sum(advantage * length for advantage, length in zip(advantages, lengths, strict=True)) / tokens
     assert float(total.detach()) == pytest.approx(wanted, abs=1e-5)
@@ -73,8 +90,8 @@ def test_padded_and_by_token_are_each_others_inverse(make_batch: MakeBatch) -> N
 
 def test_metrics_of_a_made_up_step(make_batch: MakeBatch) -> None:
     batch = make_batch([2, 2], [1.0, -1.0])
-    shares(batch, batch.rollout.logprobs + 0.2, 100)
-    found = step_metrics(batch, StepStats(0.5, 1.0, True, 1, 1e-3))
+    parts(batch, batch.rollout.logprobs + 0.2, 100)
+    found = step_metrics(collected(batch), STATS)
     assert found["mismatch"] == pytest.approx(0.2, abs=1e-6)
     assert found["ratio_mean"] == pytest.approx(1.2214, abs=1e-4)
     assert found["ratio_outside"] == 1.0
@@ -86,14 +103,74 @@ def test_mismatch_is_measured_at_equal_weights(make_batch: MakeBatch) -> None:
     """After a batch's first update the trainer has moved on, and what it says then is no mismatch with the sampler."""
     batch = make_batch([2, 2], [1.0, -1.0])
     batch.old_logprobs = batch.rollout.logprobs.clone()
-    shares(batch, batch.rollout.logprobs + 0.5, 100)
-    found = step_metrics(batch, StepStats(0.5, 1.0, True, 1, 1e-3))
+    parts(batch, batch.rollout.logprobs + 0.5, 100)
+    found = step_metrics(collected(batch), STATS)
     assert found["mismatch"] == 0.0
     assert found["ratio_max"] == 1.0
     assert found["clipped"] == 0.5  # exp(0.5) is over 1.2: clipped where the advantage is positive
 
 
 def test_a_step_without_a_signal_has_no_token_metrics(make_batch: MakeBatch) -> None:
-    found = step_metrics(make_batch([1, 1], [0.0, 0.0]), None)
+    found = step_metrics(collected(make_batch([1, 1], [0.0, 0.0])), None)
     assert found["applied"] is False
     assert "entropy" not in found
+
+
+@unshared
+@given(pairs=LENGTHS, cut=st.integers(1, 60), average=st.sampled_from(["sequence", "constant"]))
+def test_every_average_is_the_same_however_the_batch_is_cut(
+    make_batch: MakeBatch, pairs: Any, cut: int, average: Average
+) -> None:
+    lengths = [length for pair in pairs for length in pair]
+    advantages = torch.randn(len(lengths), generator=torch.Generator().manual_seed(1)).tolist()
+    batch = make_batch(lengths, advantages)
+    divisors = lengths if average == "sequence" else [MAX_NEW_TOKENS] * len(lengths)
+    means = [-a * length / divisor for a, length, divisor in zip(advantages, lengths, divisors, strict=True)]
+    assert float(parts(batch, batch.rollout.logprobs, cut, average)) == pytest.approx(
+        sum(means) / len(lengths), abs=1e-5
+    )
+
+
+@unshared
+@given(pairs=LENGTHS, data=st.data())
+def test_taken_apart_and_joined_a_batch_is_the_same(make_batch: MakeBatch, pairs: Any, data: st.DataObject) -> None:
+    lengths = [length for pair in pairs for length in pair]
+    batch = make_batch(lengths, [float(row) for row in range(len(lengths))])
+    batch.reward_parts = {"part": batch.rewards * 2}
+    batch.faults = [RewardFault(row, "q", "t", "failed") for row in range(0, len(lengths), 3)]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(pairs) - 1), max_size=3)) if len(pairs) > 1 else [])
+    places = [0, *cuts, len(pairs)]
+    pieces = [batch.take(range(start, end)) for start, end in itertools.pairwise(places)]
+    joined = Batch.join(pieces)
+    assert joined.rollout.prompts() == batch.rollout.prompts()
+    assert joined.rollout.responses() == batch.rollout.responses()
+    assert torch.equal(joined.rollout.logprobs, batch.rollout.logprobs)
+    assert torch.equal(joined.rewards, batch.rewards)
+    assert torch.equal(joined.reward_parts["part"], batch.reward_parts["part"])
+    assert joined.faults == batch.faults
+    assert joined.problems == batch.problems
+
+
+def test_a_table_says_what_happened_to_each_token(make_batch: MakeBatch) -> None:
+    batch = make_batch([2, 3, 1, 1], [1.0, -1.0, 0.0, 0.0])
+    seen = batch.take([0])
+    parts(seen, seen.rollout.logprobs + 0.1, 100)
+    first, second = seen.table(lambda ids: f"<{ids[0]}>")
+    assert [len(row["tokens"]["text"]) for row in (first, second)] == [2, 3]
+    assert first["tokens"]["trained"] == pytest.approx([value + 0.1 for value in first["tokens"]["sampled"]], abs=1e-3)
+    assert first["tokens"]["clipped"] == [0, 0]
+    unseen = batch.table(lambda ids: "x")[2]["tokens"]
+    assert (unseen["trained"], unseen["old"], len(unseen["sampled"])) == ([], [], 1)
+    assert "tokens" not in batch.table()[0]
+
+
+def test_a_loss_of_ones_own_gives_a_number_a_token() -> None:
+    one = torch.ones(2)
+    tokens = ResponseTokens(one, one, one, one, torch.tensor([0, 0]))
+    assert torch.equal(as_token_loss(one, tokens).loss, one)
+    whole = TokenLoss(one, one, one, one)
+    assert as_token_loss(whole, tokens) is whole
+    with pytest.raises(ValueError, match=r"shape \(\); expected the loss of each token, of shape \(2,\)"):
+        as_token_loss(one.sum(), tokens)
+    with pytest.raises(ValueError, match="a float"):
+        as_token_loss(1.0, tokens)  # type: ignore[arg-type]

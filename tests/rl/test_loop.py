@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from course_lib.rl import Addition, LoopConfig, LossConfig, RLLoop, RunError
+from course_lib.rl import ALGORITHMS, Addition, LoopConfig, LossConfig, RLLoop, RunError
 from course_lib.rl.progress import ProgressBar
-from course_lib.training import FrozenPolicy
+from course_lib.training import FrozenPolicy, TrainerConfig, ValueTrainer
 
 pytestmark = pytest.mark.slow
 Curve = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
@@ -26,6 +27,7 @@ ALWAYS = {
     "receipt",
 }
 ALWAYS |= {"loss", "grad_norm", "learning_rate", "entropy", "clipped", "truncated", "mismatch", "mismatch_kl"}
+ALWAYS |= {"masked", "sampled_groups", "reward_faults", "timeline", "kv"}
 ALWAYS |= {"ratio_mean", "ratio_min", "ratio_max", "ratio_outside", "seconds", "tokens_per_second", "peak_memory"}
 
 
@@ -126,17 +128,67 @@ def test_second_update_is_clipped_against_the_first(make_loop: Any, quiet: Any, 
 
 
 def test_kl_to_the_reference_grows_from_zero(make_loop: Any, quiet: Any, tiny: Path, tmp_path: Path) -> None:
-    options = {"reference": FrozenPolicy(tiny), "loss_config": LossConfig(kl_coefficient=0.01)}
-    records = make_loop(tmp_path / "run", steps=3, **options).run(quiet())
+    held = replace(ALGORITHMS["grpo"], loss=LossConfig(kl_coefficient=0.01))
+    records = make_loop(tmp_path / "run", steps=3, reference=FrozenPolicy(tiny), algorithm=held).run(quiet())
     first, _, third = (record["kl_reference"] for record in records[1:])
     assert first == pytest.approx(0, abs=1e-4)
     assert third > 10 * max(first, 1e-4)
 
 
+def test_ppo_trains_its_critic_and_resumes(
+    make_loop: Any, quiet: Any, curve: Curve, tiny: Path, tmp_path: Path
+) -> None:
+    def critic() -> ValueTrainer:
+        return ValueTrainer(tiny, TrainerConfig(learning_rate=1e-3))
+
+    options = {"algorithm": "ppo", "checkpoint_every": 1, "updates_per_batch": 2}
+    records = make_loop(tmp_path / "run", steps=3, critic=critic(), **options).run(quiet())
+    assert records[-1]["value_loss"] < records[1]["value_loss"]
+    assert all(record["receipt"]["ok"] for record in records[1:])
+    two = make_loop(tmp_path / "other", steps=2, critic=critic(), **options)
+    two.run(quiet())
+    tokens = two.run_folder.read(two.run_folder.samples)[0]["samples"][0]["tokens"]
+    assert len(tokens["advantage"]) == len(tokens["text"])
+    resumed = make_loop(tmp_path / "other", resume=True, steps=3, critic=critic(), **options)
+    assert curve(resumed.run(quiet())) == curve(records)
+
+
+def test_dynamic_sampling_draws_until_there_is_a_signal(make_loop: Any, quiet: Any, tmp_path: Path) -> None:
+    def rare(problems: Any, texts: Any) -> list[float]:
+        return [float("a" in text.lower()[:2]) for text in texts]
+
+    plain = make_loop(tmp_path / "plain", steps=1, reward=rare).run(quiet())[1]
+    options = {"algorithm": replace(ALGORITHMS["dapo"], dynamic_sampling=6), "reward": rare}
+    dapo = make_loop(tmp_path / "dapo", steps=1, **options).run(quiet())[1]
+    assert plain["groups_with_signal"] < 1
+    assert dapo["groups_with_signal"] == 1
+    assert dapo["sampled_groups"] > plain["sampled_groups"] == 4
+    assert {"overlong"} == dapo["reward_parts"].keys()
+
+
+def test_faulty_rewards_are_left_out_and_written_down(make_loop: Any, quiet: Any, reward: Any, tmp_path: Path) -> None:
+    def fragile(problems: Any, texts: Any) -> list[float]:
+        rewards = reward(problems, texts)
+        return [float("nan") if place == 1 else value for place, value in enumerate(rewards)]
+
+    loop = make_loop(tmp_path / "run", steps=1, reward=fragile, on_reward_error="go_on")
+    record = loop.run(quiet())[1]
+    assert record["reward_faults"] == 1
+    assert record["applied"] is True
+    (fault,) = loop.run_folder.read(loop.run_folder.path / "faults.jsonl")
+    (table,) = loop.run_folder.read(loop.run_folder.samples)
+    assert (fault["index"], fault["completion"]) == (1, table["samples"][1]["completion"])
+    assert table["samples"][1]["advantage"] == 0
+    others = [table["samples"][row]["reward"] for row in (0, 2, 3)]
+    assert table["samples"][1]["reward"] == pytest.approx(sum(others) / 3)
+
+
 def test_kl_term_without_a_reference(four: RLLoop, tmp_path: Path) -> None:
-    config = LoopConfig(loss=LossConfig(kl_coefficient=0.1))
+    held = replace(ALGORITHMS["grpo"], loss=LossConfig(kl_coefficient=0.1))
     with pytest.raises(ValueError, match="FrozenPolicy"):
-        RLLoop(four.trainer, four.rollout, Addition(), tmp_path / "run", config=config)
+        RLLoop(four.trainer, four.rollout, Addition(), tmp_path / "run", algorithm=held)
+    with pytest.raises(ValueError, match="ValueTrainer"):
+        RLLoop(four.trainer, four.rollout, Addition(), tmp_path / "run", algorithm="ppo")
     assert not (tmp_path / "run").exists()
 
 
