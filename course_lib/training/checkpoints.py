@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import shutil
+import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ def next_tag(folder: Path) -> str:
 
 def publish(folder: Path, tag: str, layout: Layout) -> None:
     """Make a save that every rank has finished the one that `find` finds, in one step, and drop the one before it."""
-    (folder / tag / _LAYOUT).write_text(json.dumps(asdict(layout)))
+    # `torch.load` notices no bit that a disk has flipped: it becomes a weight, and training goes on. `find` notices.
+    described = asdict(layout) | {"crc32": _checksums(folder / tag, layout)}
+    (folder / tag / _LAYOUT).write_text(json.dumps(described))
     draft = folder / f"{_LATEST}.partial"
     draft.write_text(tag)
     draft.replace(folder / _LATEST)
@@ -58,18 +62,25 @@ def publish(folder: Path, tag: str, layout: Layout) -> None:
 
 
 def find(folder: str | Path) -> tuple[str, Layout]:
-    """Return the tag of the newest whole checkpoint in `folder`, and its layout.
+    """Return the tag of the newest whole checkpoint in `folder`, and its layout; every file is read and compared.
 
     Raises:
         FileNotFoundError: there is none, or files of it are gone; the message names them.
+        OSError: files of it are not what was written any more, or can't be read; the message names them.
     """
     folder = Path(folder)
     try:
         tag = (folder / _LATEST).read_text()
-        layout = Layout(**json.loads((folder / tag / _LAYOUT).read_text()))
-    except (OSError, ValueError, TypeError) as error:  # DeepSpeed's own answer is an empty AssertionError
+        described = json.loads((folder / tag / _LAYOUT).read_text())
+        written = dict(described.pop("crc32"))
+        layout = Layout(**described)
+    except (OSError, ValueError, TypeError, KeyError) as error:  # DeepSpeed's own answer is an empty AssertionError
         begun = any((folder / tag).is_dir() for tag in _TAGS)
-        what = "only a save that was cut short, no whole DeepSpeed checkpoint" if begun else "no DeepSpeed checkpoint"
+        what = (
+            "only a save that was cut short or damaged, no whole DeepSpeed checkpoint"
+            if begun
+            else "no DeepSpeed checkpoint"
+        )
         raise FileNotFoundError(
             f"{folder} holds {what}; give a folder that a trainer's save() wrote to its end."
         ) from error
@@ -80,7 +91,28 @@ def find(folder: str | Path) -> tuple[str, Layout]:
             f" {len(missing)} of its {len(layout.files)} files: {', '.join(missing[:3])}{', ...' if missing[3:] else ''}."
             f" Each rank wrote its own: bring them together in {folder / tag}, or use another checkpoint."
         )
+    sums = _checksums(folder / tag, layout)
+    changed = [name for name in layout.files if sums[name] != written.get(name)]
+    if changed:
+        raise OSError(
+            f"{folder} holds a DeepSpeed checkpoint that is damaged: {len(changed)} of its {len(layout.files)} files are not what"
+            f" was written: {', '.join(changed[:3])}{', ...' if changed[3:] else ''}. Use another checkpoint."
+        )
     return tag, layout
+
+
+def _checksums(folder: Path, layout: Layout) -> dict[str, str]:
+    """Return the CRC-32 of each file of a checkpoint. A GB takes about a second, files are read at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(layout.files, pool.map(_crc32, (folder / name for name in layout.files)), strict=True))
+
+
+def _crc32(file: Path) -> str:
+    checksum = 0
+    with file.open("rb") as chunks:
+        while chunk := chunks.read(1 << 20):
+            checksum = zlib.crc32(chunk, checksum)
+    return f"{checksum:08x}"
 
 
 def consolidate(
@@ -101,7 +133,7 @@ def consolidate(
         `out`.
 
     Raises:
-        FileNotFoundError: there is no whole checkpoint; the message names what is missing.
+        OSError: there is no whole checkpoint; the message names what is missing (then it is a FileNotFoundError) or damaged.
         PolicyError: `policy_folder` is not a model.
         ValueError: the checkpoint is of another model, or dtype is neither of the two.
     """

@@ -1,53 +1,99 @@
-"""kill -9 in the middle of a step: the next start goes on as if nothing had happened."""
+"""kill -9 at nasty moments and at any: the next start goes on as if nothing had happened. See `course_lib.rl.kill_points`."""
 
-import signal
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from course_lib.rl import RLLoop
+from course_lib.rl.kill_child import MOMENTS, Life, early_letters
+from course_lib.rl.kill_points import Ended, Point, differences, live
 
-RUN = textwrap.dedent("""
-    import os, signal, sys
-    from course_lib.models import load_policy
-    from course_lib.rl import Addition, LoopConfig, RLLoop, VLLMRollout
-    from course_lib.training import PolicyTrainer, TrainerConfig
+STEPS = 6
 
-    def letters(problems, completions):
-        return [sum(c.lower() in "abcdefghijklm" for c in text) / max(1, len(text)) for text in completions]
 
-    class Killer:
-        number = 1
-        def started(self, steps, completed): ...
-        def phase(self, name):
-            if (self.number, name) == (3, "sync"):
-                os.kill(os.getpid(), signal.SIGKILL)
-        def step(self, record):
-            self.number = record["step"] + 1
-        def finished(self): ...
+@pytest.fixture(scope="module")
+def undisturbed(make_loop: Callable[..., RLLoop], quiet: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in this process that nothing disturbs."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    loop_of(make_loop, run).run(quiet())
+    return run
 
-    folder = load_policy("tiny")
-    trainer = PolicyTrainer(folder, TrainerConfig(learning_rate=3e-4))
-    rollout = VLLMRollout(folder, kv_cache_bytes=64 << 20)
-    config = LoopConfig(steps=3, prompts_per_step=4, samples_per_prompt=4, max_new_tokens=8, checkpoint_every=2)
-    RLLoop(trainer, rollout, Addition(), sys.argv[1], reward=letters, config=config).run(Killer())
-""")
+
+def loop_of(make_loop: Callable[..., RLLoop], run: Path, resume: bool = False) -> RLLoop:
+    life = Life(str(run))
+    numbers = {"steps": STEPS, "evaluate_every": life.loop.evaluate_every, "checkpoint_every": life.checkpoint_every}
+    return make_loop(run, resume=resume, reward=early_letters, **numbers)
 
 
 @pytest.mark.slow
-def test_killed_run_resumes(make_loop: Callable[..., RLLoop], quiet: Any, curve: Any, tmp_path: Path) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path / "run")], capture_output=True, text=True, timeout=280
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
-    resumed = make_loop(tmp_path / "run", resume=True, steps=3, checkpoint_every=2)
-    assert resumed.completed == 2
-    undisturbed = make_loop(tmp_path / "other", steps=3, checkpoint_every=2)
-    wanted = curve(undisturbed.run(quiet()))
-    resumed = make_loop(tmp_path / "run", resume=True, steps=3, checkpoint_every=2)
-    assert curve(resumed.run(quiet())) == wanted
+@pytest.mark.parametrize(
+    ("moment", "signal", "from_step"),
+    [
+        ("in the middle of a line of metrics", "SIGXFSZ", 2),
+        ("in the middle of a checkpoint's first file", "SIGXFSZ", 2),
+        ((14, 0.1), "SIGKILL", None),  # in the third step, or soon after
+    ],
+)
+def test_killed_run_resumes(
+    moment: str | tuple[int, float],
+    signal: str,
+    from_step: int | None,
+    undisturbed: Path,
+    make_loop: Callable[..., RLLoop],
+    quiet: Any,
+    tmp_path: Path,
+) -> None:
+    """The process that dies is one of its own; this one resumes what it left, with a new trainer."""
+    run = tmp_path / "run"
+    life = Life(str(run), moment=moment if isinstance(moment, str) else None)
+    killed = live(life, tmp_path / "log", moment if isinstance(moment, tuple) else None)
+    assert killed.signal == signal
+    resumed = loop_of(make_loop, run, resume=True)
+    if from_step is not None:
+        assert resumed.completed == from_step
+    resumed.run(quiet())
+    assert list(differences(run, undisturbed)) == []
+
+
+def damaged(run: Path) -> Iterator[tuple[str, Path]]:
+    """Yield runs that something was lost of, and what."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        lines = (run / name).read_text().splitlines(keepends=True)
+        changed = json.loads(lines[3])
+        changed.pop("reward" if name == "metrics.jsonl" else "samples")
+        for what, text in {
+            "lost": lines[:2] + lines[3:],
+            "twice": lines[:3] + lines[2:],
+            "cut": [*lines[:-1], lines[-1][:-9]],
+            "other": [*lines[:3], json.dumps(changed) + os.linesep, *lines[4:]],
+        }.items():
+            copy = run.parent / f"{name}-{what}"
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+            (copy / name).write_text("".join(text))
+            yield name, copy
+
+
+@pytest.mark.slow
+def test_what_is_lost_is_a_difference(undisturbed: Path) -> None:
+    assert list(differences(undisturbed, undisturbed)) == []
+    for name, copy in damaged(undisturbed):
+        found = list(differences(copy, undisturbed))
+        assert found and found[0].startswith(name), copy
+
+
+def test_a_second_of_one_run_is_a_place_in_another() -> None:
+    run = Ended(None, "checkpoint", 6, 9.0, (0.25, 1.0, 4.0))
+    assert [run.place(second) for second in (0.25, 0.75, 1.0, 3.5, 8.0)] == [(1, 0), (1, 0.5), (2, 0), (2, 2.5), (3, 4)]
+    assert run.place(0.0) == (1, -0.25)  # a timer takes that for at once
+
+
+def test_a_point_in_words() -> None:
+    killed = Ended("SIGKILL", "sync", 3, 1.5)
+    assert str(Point(1.5, killed, 2)) == "SIGKILL at 1.50 s (after step 3, sync); from step 2: EQUAL"
+    lost = Point(next(iter(MOMENTS)), killed, None, ["metrics.jsonl has the steps [0], not [0, 1]"])
+    assert str(lost).endswith("from the beginning: DIFFERENT: metrics.jsonl has the steps [0], not [0, 1]")
