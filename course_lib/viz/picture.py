@@ -9,6 +9,7 @@ import html
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,22 @@ def stylesheet(*more: str) -> str:
     )
     sheets = ((ASSETS / name).read_text(encoding="utf-8") for name in ("picture.css", *more))
     return "".join([f".course-picture {{ {colors}}}\n", *sheets])
+
+
+def pack(data: Any, level: int = 9) -> str:
+    """Return data as compressed JSON in base64: a step is much like the one before it, so a tenth of the bytes remains.
+
+    Args:
+        data: JSON-ready values; an object stands for its attributes.
+        level: how hard to press, 1 (fast) to 9 (small).
+    """
+    text = json.dumps(data, default=vars, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode("utf-8"), level)).decode("ascii")
+
+
+def unpack(packed: str) -> Any:
+    """Return what `pack` packed."""
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
 def mimebundle(view: Any, words: str, figure: CourseFigure) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -40,6 +40,20 @@ def series(records: Records, *keys: str) -> tuple[Numbers, Numbers]:
     return np.array(steps), np.array(values)
 
 
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """Return all numbers of a record under flat names: those of nested records as `receipt/gap`. True is 1, False 0.
+
+    Texts, lists and what was not measured (None) are left out.
+    """
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found |= {f"{name}/{inner}": number for inner, number in scalars(value).items()}
+        elif isinstance(value, (bool, int, float)):
+            found[name] = float(value)
+    return found
+
+
 def window(count: int) -> int:
     """Return how many steps a smoothed line averages over: a tenth of the run, 3 at the least."""
     return max(3, math.ceil(count / 10))

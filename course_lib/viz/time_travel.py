@@ -1,13 +1,10 @@
 """The trace viewer of lesson 04: a scheduler's run, step by step, ours or vLLM's or both side by side."""
 
-import base64
-import json
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 from course_lib.scheduling.trace import Trace, first_difference
-from course_lib.viz.picture import Picture, bundle, key_frames, stylesheet
+from course_lib.viz.picture import Picture, bundle, key_frames, pack, stylesheet
 from course_lib.viz.theme import CourseFigure
 from course_lib.viz.trace_frames import STATES, View, names, short_names, view
 from course_lib.viz.trace_strip import trace_strip
@@ -107,17 +104,6 @@ class TraceViewer(Picture):
     def words(self) -> str:
         """Return what happened, for each step that is not merely the next token."""
         return in_words(self.views, self.payload["title"], self.verdict)
-
-
-def pack(data: Any) -> str:
-    """Return data as compressed JSON in base64: a step is much like the one before it, so a tenth of the bytes remains."""
-    text = json.dumps(data, default=vars, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
-
-
-def unpack(packed: str) -> Any:
-    """Return what `pack` packed."""
-    return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
 def differences(trace: Trace, other: Trace) -> list[list[str]]:

@@ -61,6 +61,16 @@ export function plural(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
+/** What `pack` of picture.py packed. */
+export const unpack = async (packed) => {
+  const bytes = Uint8Array.from(atob(packed), (char) => char.charCodeAt(0));
+  const stream = new DecompressionStream("deflate");
+  const writer = stream.writable.getWriter();
+  writer.write(bytes);
+  writer.close();
+  return JSON.parse(await new Response(stream.readable).text());
+};
+
 /** Milliseconds that a frame stands while playing: slow enough to read, and no film longer than about 25 s. */
 export function frameTime(frames) {
   return Math.max(50, Math.min(1200, 25000 / frames));

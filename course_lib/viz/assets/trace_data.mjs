@@ -1,16 +1,6 @@
 // What the trace viewer shows of a step: blocks, progress, and lines over the steps. No drawing here.
 import { plural } from "./shared.mjs";
 
-/** What `pack` of time_travel.py packed. */
-export const unpack = async (packed) => {
-  const bytes = Uint8Array.from(atob(packed), (char) => char.charCodeAt(0));
-  const stream = new DecompressionStream("deflate");
-  const writer = stream.writable.getWriter();
-  writer.write(bytes);
-  writer.close();
-  return JSON.parse(await new Response(stream.readable).text());
-};
-
 /** What to draw for each block, as `cells` of trace_frames.py. */
 export function cells(frame, blocks, blockSize) {
   const [who, filled, cached] = [new Map(), new Map(), new Set(frame.cached)];

@@ -1,6 +1,6 @@
 // The trace viewer: one scheduler's run, or two beside each other, scrubbed through steps.
-import { caption, element, onWidth, player, rendering } from "./shared.mjs";
-import { nextMark, throughput, unpack } from "./trace_data.mjs";
+import { caption, element, onWidth, player, rendering, unpack } from "./shared.mjs";
+import { nextMark, throughput } from "./trace_data.mjs";
 import { panel } from "./trace_panel.mjs";
 import { timeline } from "./trace_timeline.mjs";
 

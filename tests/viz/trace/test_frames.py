@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.scheduling.trace import Progress, Step, Trace
-from course_lib.viz.time_travel import TraceViewer, pack, unpack
+from course_lib.viz.picture import ASSETS, pack, unpack
+from course_lib.viz.time_travel import TraceViewer
 from course_lib.viz.trace_events import events
 from course_lib.viz.trace_frames import FREE_SHOWN, MOST_BLOCKS, MOST_STEPS, STATES, cells, names, short_names, view
 
@@ -135,7 +136,8 @@ def test_the_widget_works_out_the_same(runs: SimpleNamespace, node: Callable, se
     }
     found = node(
         "trace_data.mjs",
-        "await (async () => { const same = await asset.unpack(data); const [view] = same.views;"
+        f"await (async () => {{ const {{ unpack }} = await import('{(ASSETS / 'shared.mjs').as_uri()}');"
+        "const same = await unpack(data); const [view] = same.views;"
         "const sum = (parts) => parts.reduce((one, [, count]) => one + count, 0);"
         "return { same, speed: asset.throughput(view.timeline), "
         "cells: view.frames.map((frame) => asset.cells(frame, view.blocks, view.block_size)), "

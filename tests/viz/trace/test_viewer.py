@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from course_lib.scheduling.trace import Trace, first_difference
 from course_lib.viz import trace_viewer
-from course_lib.viz.time_travel import unpack
+from course_lib.viz.picture import unpack
 from course_lib.viz.trace_frames import names
 from course_lib.viz.trace_strip import key_steps
 
