@@ -16,8 +16,10 @@
 # **After this lesson** you can run a reinforcement-learning loop on two real engines, say what each arrow of it moves, read
 # its curves, and prove that the engine that generates really holds the weights that were trained.
 #
-# **Time** 30 minutes, of which about 6 are the run on a CPU and 2 on a GPU. **You need** a language model's logits and
-# gradients to mean something to you; the other lessons are not required.
+# **Time** 45 minutes, of which about 6 are the run on a CPU and 2 on a GPU. **You need** a language model's logits and
+# gradients to mean something to you. The other lessons are not required; whoever did their exercises, and those of this
+# lesson ([`exercises/08_capstone.ipynb`](../exercises/08_capstone.ipynb)), finds their own block pool, scheduler, reward,
+# advantage and loss at work in the loop below.
 #
 # > **The question.** A small language model adds two numbers up to 20 rightly four times in ten. Nobody shows it a single
 # > worked answer. It is only told, of its own attempts, which were right. How far does that take it in a few minutes, and
@@ -34,10 +36,11 @@
 # %%
 import os
 import time
+from dataclasses import replace
 
-from course_lib import machine, viz
+from course_lib import grading, machine, viz
 from course_lib.models import describe, load_policy
-from course_lib.rl import Addition, RLLoop, VLLMRollout, capstone, free_folder
+from course_lib.rl import Addition, EngineRollout, RLLoop, VLLMRollout, capstone, free_folder
 from course_lib.rl.summary import summarize
 from course_lib.training import PolicyTrainer
 
@@ -68,13 +71,16 @@ trainer, rollout
 #
 # The held-out problems share no **unordered** pair with the training problems. Who has been rewarded for 3 + 5 knows
 # 5 + 3, and a test on it would measure memory.
+#
+# What the rewards do to the policy is the algorithm's business: lesson 07 has seven. All of them run in this loop; the
+# recipe's choice is printed below.
 
 # %%
 task = Addition()
 loop = RLLoop(
-    trainer, rollout, task, free_folder("../runs", "capstone"), advantage=recipe.advantage, config=recipe.loop
+    trainer, rollout, task, free_folder("../runs", "capstone"), algorithm=recipe.algorithm, config=recipe.loop
 )
-task, task.held_out[:3]
+recipe.algorithm
 
 # %% [markdown]
 # ## Before: what can it do?
@@ -95,8 +101,8 @@ viz.answers_table(problems, before, before)
 #
 # **Reward.** 1 or 0, by the rule.
 #
-# **Advantage.** Reward minus the mean of the same prompt's samples: a right answer to a hard question stands out, and where
-# all siblings are right, or all wrong, nothing can be learned and every advantage is 0.
+# **Advantage.** Here reward minus the mean of the same prompt's samples: a right answer to a hard question stands out, and
+# where all siblings are right, or all wrong, nothing can be learned and every advantage is 0.
 
 # %%
 batch = loop.generate(1)
@@ -106,11 +112,12 @@ viz.samples_table({"step": 1, "samples": batch.table()})
 # %% [markdown]
 # **Train.** The gradient makes tokens of samples with a positive advantage more likely, and the others less:
 #
-# $$ L = -\frac{1}{N}\sum_{\text{tokens}} w\,\min\bigl(\rho A,\ \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon) A\bigr),
+# $$ L = -\sum_{\text{tokens}} \frac{w}{N}\,\min\bigl(\rho A,\ \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon) A\bigr),
 # \qquad \rho = \frac{\pi(\text{token})}{\pi_\text{old}(\text{token})},
 # \qquad w = \min\Bigl(\frac{\pi_\text{old}(\text{token})}{\pi_\text{vLLM}(\text{token})},\ 2\Bigr) $$
 #
-# $N$ counts the response tokens of the **whole** batch, not of a micro-batch, so that how the batch is cut changes nothing.
+# $N$ is the algorithm's divisor: for Dr. GRPO the samples of the **whole** batch times the longest response that they could
+# have had, so that neither a response's length nor how the batch is cut into micro-batches changes a token's weight.
 # With one update per batch $\rho$ is 1 and the clip sleeps. The weight $w$ does not: trainer and sampler hold the same weights
 # and still disagree a little, because two implementations round bf16 in different places. How much, the next section measures.
 #
@@ -154,13 +161,15 @@ print(receipt)
 # ## The run
 #
 # Now the same four arrows, again and again. Ctrl-C (the stop button) ends the run after the current step, with a checkpoint
-# that it resumes from.
+# that it resumes from. The dashboard draws while it runs: curves above, then which phase ran when, with the KV cache's use
+# under it, the receipts, and the newest samples token by token. Point at a token: which weights drew it, with what
+# probability, what the trainer thought of it, and what it was worth.
 #
 # **Predict, then measure.** Which phase takes the most time on this machine? And what will the accuracy be at the end?
 
 # %%
 start = time.perf_counter()
-records = loop.run()
+records = loop.run(viz.Dashboard())
 summary = summarize(records, time.perf_counter() - start)
 summary["held_out"], summary["seconds"]
 
@@ -212,12 +221,14 @@ viz.answers_table(problems, before, after)
 # %% [markdown]
 # ## Take it with you
 #
-# The run's folder holds everything: `metrics.jsonl` (a line a step), `samples.jsonl`, the plot, checkpoints to resume from,
-# and the policy as a Hugging Face folder that vLLM and transformers load.
+# The run's folder holds everything: `metrics.jsonl` (a line a step), `samples.jsonl`, the plot, the dashboard as one web page
+# that needs no kernel (`course dashboard RUN --compare OTHER` draws two over one another), checkpoints to resume from, and the
+# policy as a Hugging Face folder that vLLM and transformers load.
 
 # %%
 policy = loop.export()
 viz.run_figure(records, loop.run_folder.path / "plot.png")
+viz.dashboard_html(loop.run_folder.path)
 for path in sorted(loop.run_folder.path.iterdir()):
     print(path)
 
@@ -256,6 +267,120 @@ print(loop.sync.inspect())
 print(loop.sync.push())
 
 # %% [markdown]
+# ## Your own parts in the loop
+#
+# vLLM can be replaced, and so can everything else. Below, the course's own engine samples instead, with **your** block pool
+# handing out its KV blocks and **your** scheduler choosing who runs; **your** reward judges, and **your** advantage and loss
+# train. What is not solved yet, or fails its checks, is the course's own part; the table says which.
+
+# %%
+rollout.shutdown()
+parts = grading.learners_parts("08")
+parts
+
+# %% [markdown]
+# The engine starts from the policy that was just written, so that trainer and engine hold the same weights again. The receipt
+# is the same: it knows nothing of who built the engine.
+
+# %%
+own_engine = EngineRollout(policy, block_pool=parts["MyBlockPool"], scheduler=parts["MyScheduler"])
+own_loop = RLLoop(
+    trainer,
+    own_engine,
+    task,
+    free_folder("../runs", "my-capstone"),
+    reward=parts["my_reward"],
+    advantage=parts["my_advantage"],
+    loss=parts["my_loss"],
+    config=replace(recipe.loop, steps=3, evaluate_every=3),
+)
+own_records = own_loop.run()
+viz.receipt_table(own_records)
+
+# %% [markdown]
+# Three steps don't teach a trained policy much. They show that the parts are real: a pool that hands a block out twice, or a
+# scheduler that forgets a request, ends in a message that says so, and a wrong loss would undo what the run above learned.
+
+# %%
+print(f"held-out accuracy {own_records[0]['held_out']:.2f} -> {own_records[-1]['held_out']:.2f} with these parts")
+own_engine.shutdown()
+own_loop
+
+# %% [markdown]
+# ## Which algorithm?
+#
+# The same loop, the same seed, four algorithms on two CPU cores, each run by `course capstone --algorithm ...`. **Predict,
+# then measure.** Lesson 07 showed how much the four losses differ on one batch. How much will the curves differ?
+
+# %%
+from course_lib.machine.record import RESULTS
+from course_lib.rl.study import recorded
+from course_lib.viz import lesson_08
+
+curves = recorded(RESULTS / "algorithms_cpu.json")
+lesson_08.accuracy_by_time(curves)
+
+# %%
+lesson_08.reached_table(curves)
+
+# %% [markdown]
+# With one update a batch every ratio is 1, so clipping never acts, and GRPO and GSPO differ in nothing but how lengths
+# are weighed. What does differ is DAPO's dynamic sampling: it replaces groups that are all right or all wrong, and pays
+# for their signal with more generation. One seed and 64 held-out problems don't rank algorithms: a share of 0.9 of 64 has a standard
+# error of 0.04.
+
+# %% [markdown]
+# ## A judge instead of a rule
+#
+# Most things that people want have no rule. Lesson 06 trained a reward model from preferences; here vLLM serves one in the
+# loop (`course capstone --reward-model FOLDER`). One was trained on 200 synthetic preferences, the other on preferences
+# that were recorded by hand with lesson 07's widget. Accuracy is watched, never rewarded.
+
+# %%
+lesson_08.judged_curves(recorded(RESULTS / "judged_cpu.json"))
+
+# %% [markdown]
+# The judge's own reward rises, and that is all that the loop promises. What happens to accuracy is the judge's doing: a
+# reward is not what you want, it is what you measure.
+
+# %% [markdown]
+# ## On several processes
+#
+# `course capstone --ranks 2` starts the same loop twice with DeepSpeed's launcher (and `--hostfile` on several machines).
+# Every rank has its own vLLM and generates a share of the prompts; rewards are computed once; every rank trains on a share of
+# the groups while ZeRO partitions the optimizer; and every rank's engine gets the weights and signs its own receipt. Each
+# sample's seed comes from its place in the whole batch, so it is the same sample, whichever rank draws it.
+#
+# **Predict, then measure.** One process against two, same seed: will the curves be equal, and if not, why not?
+
+# %%
+one, two = recorded(RESULTS / "ranks_cpu.json")
+lesson_08.one_and_two_ranks(one, two)
+
+# %% [markdown]
+# Equal at first and then parting is what rounding does: sums in another order, a probability that differs in its last bits,
+# and one day a sample gets another token. A test of the course holds two ranks to one within that noise.
+
+# %% [markdown]
+# ## Kill it
+#
+# A run that takes days meets a power cut, a full disk, an impatient colleague. `kill -9` at any moment, `--resume`, and the
+# curve has to be the one that an undisturbed run would have drawn: problems and samples come from the seed and the step, and a checkpoint
+# counts only when it is whole. Ten kills at random moments and at nasty ones, each resumed:
+
+# %%
+lesson_08.kill_table(RESULTS / "kill_resume_cpu.json")
+
+# %% [markdown]
+# ## Your report
+#
+# What this run came to, in points: accuracy reached, receipts clean, budget kept. `make grade` prints the same, with the
+# exercises.
+
+# %%
+grading.report_run(loop.run_folder.path)
+
+# %% [markdown]
 # ## What was measured
 #
 # On this machine, in this notebook:
@@ -267,7 +392,6 @@ print(f"run                 {summary['steps']} steps in {summary['seconds']['run
 print("a step              " + ", ".join(f"{phase} {seconds[phase]:.2f} s" for phase in ("generate", "train", "sync")))
 print(f"receipts            {summary['receipts']['clean']} of {summary['receipts']['all']} clean")
 print(f"peak memory         {summary['peak_memory']['host']:.1f} GiB")
-rollout.shutdown()
 
 # %% [markdown]
 # ## How others do it

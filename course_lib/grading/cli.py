@@ -9,13 +9,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from course_lib.grading.course import Checkout, grade
+from course_lib.grading.course import Checkout, asks_for_run, grade
 from course_lib.grading.exercise import Exercise
 from course_lib.grading.grade_report import Report, status, write_report
 from course_lib.grading.judge import Result
 from course_lib.grading.notebook import course_of, load
 from course_lib.grading.progress import read_progress, record
-from course_lib.grading.report import CAPSTONE
 from course_lib.grading.runner import Grade, Limits
 
 _STYLES = {"solved": "green", "not solved yet": "yellow", "not started": "dim"}
@@ -32,7 +31,7 @@ def main(
     """Grade exercises and the newest capstone run, write the report, show it, and return the exit status.
 
     Args:
-        names: lessons, exercises, and `08` for the capstone; none means all.
+        names: lessons and exercises, `08` with the newest capstone run; none means all.
         solutions: grade the solutions instead of the learner's exercises.
         out: the report's folder; the checkout without it.
         limits: of time and memory.
@@ -50,14 +49,16 @@ def main(
     if not solutions:
         _remember(report.results)
     _show(console, report)
-    if not report.capstone and any(name.startswith(CAPSTONE) for name in names):
+    no_run = bool(names) and asks_for_run(names) and not report.capstone
+    if no_run:
         console.print(
             "There is no capstone run in runs/ yet: `make capstone`, or notebooks/08_capstone.ipynb, makes one."
         )
+    if no_run and not report.points:
         return 1
     written = write_report(report, out or checkout.root)
     console.print(f"Report: {', '.join(str(_short(path)) for path in written)}", style="dim")
-    return 0 if report.solved else 1
+    return 0 if report.solved and not no_run else 1
 
 
 def show_progress(checkout: Checkout | None = None) -> int:
@@ -94,8 +95,7 @@ def show_progress(checkout: Checkout | None = None) -> int:
 
 def _grade_and_show(console: Console, checkout: Checkout, names: list[str], limits: Limits) -> Report:
     """Grade, with a bar that tells which exercise is being judged."""
-    of_exercises = [name for name in names if not name.startswith(CAPSTONE)]
-    total = len(checkout.pick(of_exercises)) if of_exercises or not names else 0
+    total = len(checkout.pick(names))
     columns = (TextColumn("{task.description:<40}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("starting", total=total)

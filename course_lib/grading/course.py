@@ -32,7 +32,8 @@ class Checkout:
         """Return the exercises with these names, in the course's order; no names means all.
 
         Args:
-            names: lessons (`01`, `1`, `01_kv_cache`) and exercises (`01.kv_bytes`).
+            names: lessons (`01`, `1`, `01_kv_cache`) and exercises (`01.kv_bytes`); `08` has none where the course has no
+                milestones, and is a name all the same.
 
         Raises:
             ValueError: a name fits nothing.
@@ -40,15 +41,18 @@ class Checkout:
         everything = self.catalogue.exercises()
         picked: set[str] = set()
         for name in names:
-            number = name.partition("_")[0].zfill(2)
-            found = {exercise.id for exercise in everything if name == exercise.id or number == exercise.lesson}
-            if not found:
-                lessons = ", ".join(self.catalogue.lessons())
-                raise ValueError(
-                    f"nothing to grade is called {name!r}; give lessons ({lessons}, {CAPSTONE}) or exercises"
-                )
+            lesson = _lesson(name)
+            found = {exercise.id for exercise in everything if name == exercise.id or lesson == exercise.lesson}
+            if not found and lesson != CAPSTONE:
+                lessons = ", ".join(dict.fromkeys((*self.catalogue.lessons(), CAPSTONE)))
+                raise ValueError(f"nothing to grade is called {name!r}; give lessons ({lessons}) or exercises")
             picked |= found
         return [exercise for exercise in everything if not names or exercise.id in picked]
+
+
+def asks_for_run(names: Sequence[str]) -> bool:
+    """Whether these names ask for a capstone run: that of lesson 08 does, and none does, too."""
+    return not names or any(_lesson(name) == CAPSTONE for name in names)
 
 
 def grade(
@@ -61,7 +65,7 @@ def grade(
 
     Args:
         checkout: what to grade.
-        names: lessons and exercises (see `Checkout.pick`), and `08` for the capstone.
+        names: lessons and exercises (see `Checkout.pick`); `08` is for its milestones and the newest run.
         limits: of time and memory for an exercise's code.
         told: is told of each exercise when it is begun (None) and when its grade is there.
 
@@ -69,8 +73,7 @@ def grade(
         ValueError: a name fits nothing.
     """
     began = time.monotonic()
-    of_exercises = [name for name in names if not name.startswith(CAPSTONE)]
-    picked = checkout.pick(of_exercises) if of_exercises or not names else []
+    picked = checkout.pick(names)
     lessons = []
     for lesson in dict.fromkeys(exercise.lesson for exercise in picked):
         notebook = checkout.notebook(lesson)
@@ -78,9 +81,14 @@ def grade(
         grades = grade_notebook(notebook, chosen, checkout.catalogue, limits or Limits(), told)
         lessons.append(LessonGrades(lesson, notebook.relative_to(checkout.root).as_posix(), tuple(grades)))
     run = None
-    if len(of_exercises) < len(names) or not names:
+    if asks_for_run(names):
         # The command leaves its runs in the working folder, the notebook in the checkout.
         run = newest_run(Path("runs")) or newest_run(checkout.root / "runs")
     capstone = tuple(grade_run(run)) if run else ()
     name = f"runs/{run.name}" if run else ""
     return Report(tuple(lessons), capstone, name, time.monotonic() - began)
+
+
+def _lesson(name: str) -> str:
+    """Return the number of the lesson that a name such as `1`, `01` or `01_kv_cache` means."""
+    return name.partition("_")[0].zfill(2)

@@ -86,7 +86,7 @@ def grade_notebook(
             done(exercise, Grade(_failed(exercise, MISSING if absent else CRASH, message)))
         return [grades[exercise.id] for exercise in exercises]
     for exercise in exercises:
-        if not _begun(notebook, exercise):
+        if not begun(notebook, exercise):
             message = f"{exercise.name} is not written yet: replace the `raise NotImplementedError` in it"
             done(exercise, Grade(_failed(exercise, NOT_STARTED, message)))
     _Session(path, notebook, catalogue, limits).grade(
@@ -102,7 +102,7 @@ class _Session:
         self.folder = path.resolve().parent
         self.catalogue = catalogue
         self.limits = limits
-        self.cells = list(_cells_to_run(notebook))
+        self.cells = list(cells_to_run(notebook))
         self.left_out: set[int] = set()  # cells that took the kernel with them, by place
         self.trouble: dict[str, str] = {}  # of each exercise the first cell that did not work, in words
         self.ran = 0  # of the cells, in this kernel
@@ -173,7 +173,7 @@ class _Session:
         return _result(exercise, found["parts"], trouble)
 
 
-def _cells_to_run(notebook: NotebookNode) -> Iterator[_Cell]:
+def cells_to_run(notebook: NotebookNode) -> Iterator[_Cell]:
     """Yield the code cells that can define an answer, each with the exercise whose section it stands in.
 
     What the course wrote to try an answer out, or to check it, is left out as long as it is as the course wrote it.
@@ -189,7 +189,7 @@ def _cells_to_run(notebook: NotebookNode) -> Iterator[_Cell]:
         yield _Cell(place, cell.source, section)
 
 
-def _begun(notebook: NotebookNode, exercise: Exercise) -> bool:
+def begun(notebook: NotebookNode, exercise: Exercise) -> bool:
     """Whether any cell but the untouched stub may define the answer."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     stubs = [cell for cell in cells if course_of(cell).get("exercise") == exercise.id and not edited(cell)]

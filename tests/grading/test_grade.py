@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from course_lib.cli import app
 from course_lib.grading.cli import main, show_progress
 from course_lib.grading.course import Checkout
+from course_lib.grading.exercises import Catalogue
 from course_lib.grading.report import grade_run, read_records
 from nbbuild.course import Course
 
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def checkout(course: Course) -> Checkout:
+def checkout(course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    monkeypatch.chdir(tmp_path)  # runs of this working folder would be graded, too
     return Checkout(course.root, CATALOGUE)
 
 
@@ -29,6 +31,7 @@ def capstone(root: Path, tail: str = "") -> Path:
     (run / "policy" / "model.safetensors").touch()
     (run / "config.json").write_text('{"steps": 1}')
     step = {"step": 1, "receipt": {"ok": True}, "applied": True, "groups_with_signal": 0.5, "held_out": 0.9}
+    step["timeline"] = [["train", 0.0, 9.0]]
     lines = [json.dumps({"step": 0, "held_out": 0.4}), json.dumps(step)]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n" + tail)
     return run
@@ -102,6 +105,21 @@ def test_the_capstone_is_graded_with_everything_and_alone(
     found: dict[str, Any] = json.loads((tmp_path / "grade_report.json").read_text())
     assert (found["earned"], found["points"], found["capstone"]["run"]) == (100, 130, "runs/one")
     assert "Capstone: runs/one" in (tmp_path / "grade_report.html").read_text()
+
+
+def test_lesson_08_is_its_milestones_and_the_run(
+    checkout: Checkout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout = Checkout(checkout.root, Catalogue({"08": "demo_capstone"}))
+    assert [exercise.id for exercise in checkout.pick(["08_capstone"])] == ["08.double", "08.stack", "08.total"]
+    assert main(["08"], checkout=checkout, out=tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "There is no capstone run in runs/ yet" in said and "0 of 30 points" in said
+    capstone(checkout.root)
+    assert main(["08"], checkout=checkout, out=tmp_path) == 1
+    assert "100 of 130 points" in capsys.readouterr().out
+    assert main(["08.double"], checkout=checkout, out=tmp_path) == 1  # a milestone alone: no run is graded
+    assert "0 of 10 points" in capsys.readouterr().out
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

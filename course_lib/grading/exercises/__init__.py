@@ -13,6 +13,8 @@ LESSONS = {
     "04": "scheduling",
     "05": "serving",
     "06": "training",
+    "07": "policy_gradients",
+    "08": "capstone",
 }
 """Each lesson that has exercises, and the module of this package that holds their checks."""
 
