@@ -87,8 +87,8 @@ def run_capstone(order: Order) -> int:
     console.print(f"{loop!r}\n", markup=False, highlight=False)
     start = time.perf_counter()
     try:
-        views = [TerminalView(history=loop.records()), TensorBoardLog(folder / "tensorboard")] if first else []
-        records = loop.run(Views(*views))
+        shown = (TerminalView(history=loop.records()), TensorBoardLog(folder / "tensorboard")) if first else ()
+        records = loop.run(Views(*shown))
     except errors.ALL as error:
         return _failed(error, first)
     finished = loop.completed == loop.config.steps

@@ -118,7 +118,7 @@ def grade(
     judge_seconds: Annotated[float, typer.Option(min=1, help="Seconds that the checks of an exercise may take.")] = 90,
     memory: Annotated[float, typer.Option(min=0.5, help="GiB that a notebook's kernel may hold.")] = 6,
 ) -> None:
-    """Grade your exercises and the newest capstone run; the exit status is 1 where something is not solved yet."""
+    """Grade your exercises and the newest capstone run (08: milestones and run); exit status 1 where one is not solved yet."""
     from course_lib.grading.cli import main
     from course_lib.grading.runner import Limits
 

@@ -717,7 +717,7 @@ few.old_logprobs = few.padded(trainer.logprobs(few.groups()))
 for one in replay(trainer, few, ["grpo", "gspo"], max_new_tokens=24, dtype=torch.bfloat16):
     print(f"{one.name} before the step: {one.clipped:.0%} of tokens clipped")
 stats = loop.train(few)
-second = replay(trainer, few, max_new_tokens=24, dtype=torch.bfloat16)
+second = replay(trainer, few, ["grpo", "dr_grpo", "dapo", "gspo"], max_new_tokens=24, dtype=torch.bfloat16)
 pictures.replay_table(second, f"The same batch after one step (learning rate {stats.policy.learning_rate:g})")
 
 # %% [markdown]

@@ -279,10 +279,11 @@ parts = grading.learners_parts("08")
 parts
 
 # %% [markdown]
-# The engine starts from the policy that was just written, so that trainer and engine hold the same weights again. The receipt
-# is the same: it knows nothing of who built the engine.
+# Trainer and engine have to start with the same weights, so the policy is written once more: the trainer has moved since. The
+# receipt is the one of before; it knows nothing of who built the engine.
 
 # %%
+policy = loop.export()
 own_engine = EngineRollout(policy, block_pool=parts["MyBlockPool"], scheduler=parts["MyScheduler"])
 own_loop = RLLoop(
     trainer,
@@ -307,43 +308,6 @@ own_engine.shutdown()
 own_loop
 
 # %% [markdown]
-# ## Which algorithm?
-#
-# The same loop, the same seed, four algorithms on two CPU cores, each run by `course capstone --algorithm ...`. **Predict,
-# then measure.** Lesson 07 showed how much the four losses differ on one batch. How much will the curves differ?
-
-# %%
-from course_lib.machine.record import RESULTS
-from course_lib.rl.study import recorded
-from course_lib.viz import lesson_08
-
-curves = recorded(RESULTS / "algorithms_cpu.json")
-lesson_08.accuracy_by_time(curves)
-
-# %%
-lesson_08.reached_table(curves)
-
-# %% [markdown]
-# With one update a batch every ratio is 1, so clipping never acts, and GRPO and GSPO differ in nothing but how lengths
-# are weighed. What does differ is DAPO's dynamic sampling: it replaces groups that are all right or all wrong, and pays
-# for their signal with more generation. One seed and 64 held-out problems don't rank algorithms: a share of 0.9 of 64 has a standard
-# error of 0.04.
-
-# %% [markdown]
-# ## A judge instead of a rule
-#
-# Most things that people want have no rule. Lesson 06 trained a reward model from preferences; here vLLM serves one in the
-# loop (`course capstone --reward-model FOLDER`). One was trained on 200 synthetic preferences, the other on preferences
-# that were recorded by hand with lesson 07's widget. Accuracy is watched, never rewarded.
-
-# %%
-lesson_08.judged_curves(recorded(RESULTS / "judged_cpu.json"))
-
-# %% [markdown]
-# The judge's own reward rises, and that is all that the loop promises. What happens to accuracy is the judge's doing: a
-# reward is not what you want, it is what you measure.
-
-# %% [markdown]
 # ## On several processes
 #
 # `course capstone --ranks 2` starts the same loop twice with DeepSpeed's launcher (and `--hostfile` on several machines).
@@ -351,15 +315,9 @@ lesson_08.judged_curves(recorded(RESULTS / "judged_cpu.json"))
 # the groups while ZeRO partitions the optimizer; and every rank's engine gets the weights and signs its own receipt. Each
 # sample's seed comes from its place in the whole batch, so it is the same sample, whichever rank draws it.
 #
-# **Predict, then measure.** One process against two, same seed: will the curves be equal, and if not, why not?
-
-# %%
-one, two = recorded(RESULTS / "ranks_cpu.json")
-lesson_08.one_and_two_ranks(one, two)
-
-# %% [markdown]
-# Equal at first and then parting is what rounding does: sums in another order, a probability that differs in its last bits,
-# and one day a sample gets another token. A test of the course holds two ranks to one within that noise.
+# The curves are equal at first and part later, which is what rounding does: sums in another order, a probability that differs in
+# its last bits, and one day a sample gets another token. A test of the course holds two ranks to one within that noise
+# (`tests/rl/test_world.py`).
 
 # %% [markdown]
 # ## Kill it
@@ -369,6 +327,9 @@ lesson_08.one_and_two_ranks(one, two)
 # counts only when it is whole. Ten kills at random moments and at nasty ones, each resumed:
 
 # %%
+from course_lib.machine.record import RESULTS
+from course_lib.viz import lesson_08
+
 lesson_08.kill_table(RESULTS / "kill_resume_cpu.json")
 
 # %% [markdown]

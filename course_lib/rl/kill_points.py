@@ -46,7 +46,7 @@ class Ended:
         signal: the signal that ended it, None where it ended by itself.
         phase: the phase that the run was in.
         step: the last step that was done; 0 before the first.
-        seconds: from the run's start, with both engines up, to its end.
+        seconds: from the run's start, with both engines up, to the last that was heard of it.
         begun: the second at which each phase began, from the run's start.
     """
 
@@ -96,15 +96,15 @@ def live(life: Life, log: Path, kill_at: tuple[int, float] | None = None) -> End
     Raises:
         RuntimeError: it failed, instead of finishing or being killed.
     """
-    start, step, phase, last = time.perf_counter(), 0, "start", ""
+    start, seconds, step, phase, last = time.perf_counter(), 0.0, 0, "start", ""
     begun: list[float] = []
-    place, seconds = kill_at or (0, 0.0)
+    place, delay = kill_at or (0, 0.0)
     command = [sys.executable, "-m", "course_lib.rl.kill_child", life.to_json()]
     with (
         log.open("w") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as child,
     ):
-        timer = Timer(seconds, _kill, [child.pid])
+        timer = Timer(delay, _kill, [child.pid])
         for line in child.stdout or ():
             last, _, word = line.strip().partition(" ")
             if last == "started":
@@ -116,12 +116,13 @@ def live(life: Life, log: Path, kill_at: tuple[int, float] | None = None) -> End
                     timer.start()
             elif last == "step":
                 step = int(word)
+            seconds = time.perf_counter() - start  # what comes after its last word are the engines that shut down
         code = child.wait()
     timer.cancel()
     if code > 0 or (code == 0 and last != "finished"):
         raise RuntimeError(f"a run ended with exit code {code}:\n{log.read_text()[-3000:]}")
     name = signal.Signals(-code).name if code else None
-    return Ended(name, phase, step, round(time.perf_counter() - start, 2), tuple(begun))
+    return Ended(name, phase, step, round(seconds, 2), tuple(begun))
 
 
 def kill_and_resume(life: Life, moment: str | float, calm: Life, undisturbed: Ended) -> Point:

@@ -36,7 +36,7 @@ def restore(
                 " written. Resume with the versions of torch and DeepSpeed that wrote it, or delete that folder, make trainer"
                 " and engine anew and resume from the checkpoint before it."
             ) from error
-        world.from_first(partial(run.set_aside, damaged, damage))
+        world.from_first(partial(run.set_aside, checkpoint, damage))
     if trainer.steps:
         raise RunError(
             f"{run.path} has no checkpoint yet, so it would start again at step 0, but this trainer has taken {trainer.steps}"

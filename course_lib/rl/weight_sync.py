@@ -28,8 +28,8 @@ CANARIES = [
 """Fixed prompts. Of each a KV block and one token are used: the shortest that a prefix cache which was not reset is hit by, and
 the samples of a prompt share all of it but that token."""
 
-_CANARY_TOKENS = 4
-_CANARY_SAMPLES = 4
+_CANARY_TOKENS = 3
+_CANARY_SAMPLES = 5
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 
 
@@ -114,6 +114,7 @@ class WeightSync:
         try:
             if self.rollout.suspect:
                 self.rollout.erase_kv_cache()
+            self.rollout.suspect = True  # until the receipt is clean
             self.reload(weights)
             self.rollout.hollow = False
         except RolloutError as error:

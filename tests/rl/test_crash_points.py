@@ -56,6 +56,7 @@ def killed_before(event_number: int, path: Path) -> tuple[bool, int]:
     return os.waitpid(child, 0)[1] == signal.SIGKILL, told[-1] if told else 0
 
 
+@pytest.mark.slow  # 100 processes and some hundred waits for the disk
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # the child calls no thread's work
 def test_killed_before_any_touch_of_the_disk(tmp_path: Path) -> None:
     """Every crash point of the folder's whole life: the checkpoint that was there is there, whole, with its records."""

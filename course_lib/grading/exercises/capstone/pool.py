@@ -61,7 +61,7 @@ def _reset(answer: Answer) -> None:
 
 def _drive(pool: WatchedPool, actions: Sequence[_Action]) -> None:
     """Do these things to a KV manager over the pool: requests with one of two texts begin, grow and end."""
-    manager = PagedKVManager(_BLOCKS, _SIZE, pool.enable_caching, lambda *_: pool)  # type: ignore[arg-type, return-value]
+    manager = PagedKVManager(_BLOCKS, _SIZE, pool.enable_caching, lambda *_: pool)  # type: ignore[arg-type]
     running: list[str] = []
     for number, (kind, which, length) in enumerate(actions):
         if kind == "begin":
@@ -83,7 +83,7 @@ def _schedule(answer: Answer, requests: Traced) -> None:
     def make(config: SchedulerConfig, manager: PagedKVManager) -> Scheduler:
         pools.append(WatchedPool(answer, requests.blocks, requests.caching))
         pool = pools[-1]
-        return Scheduler(config, PagedKVManager(requests.blocks, manager.block_size, requests.caching, lambda *_: pool))  # type: ignore[arg-type, return-value]
+        return Scheduler(config, PagedKVManager(requests.blocks, manager.block_size, requests.caching, lambda *_: pool))  # type: ignore[arg-type]
 
     steps(make, requests)
     if pools[-1].num_free_blocks != requests.blocks:
