@@ -250,7 +250,7 @@ class RLLoop:
         if not self.world.first:
             return
         table = collected.batch.table(self.rollout.tokenizer.decode)
-        line = {"step": number, "weight_version": self.rollout.weight_version - 1, "samples": table}
+        line = {"step": number, "weight_version": number - 1, "samples": table}
         self.run_folder.append(self.run_folder.samples, line)
         for fault in collected.faults:
             self.run_folder.append(self.run_folder.path / "faults.jsonl", {"step": number} | asdict(fault))

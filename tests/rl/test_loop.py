@@ -141,7 +141,7 @@ def test_ppo_trains_its_critic_and_resumes(
     def critic() -> ValueTrainer:
         return ValueTrainer(tiny, TrainerConfig(learning_rate=1e-3))
 
-    options = {"algorithm": "ppo", "checkpoint_every": 1, "updates_per_batch": 2}
+    options = {"algorithm": "ppo", "checkpoint_every": 1, "evaluate_every": 1, "updates_per_batch": 2}
     records = make_loop(tmp_path / "run", steps=3, critic=critic(), **options).run(quiet())
     assert records[-1]["value_loss"] < records[1]["value_loss"]
     assert all(record["receipt"]["ok"] for record in records[1:])
