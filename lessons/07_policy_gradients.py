@@ -17,7 +17,7 @@
 # six numbers, say in one line what REINFORCE, RLOO, GRPO, Dr. GRPO, DAPO, GSPO and PPO each decide, choose a clip range from a
 # measurement, and name eight bugs that ship without an error message, with what catches each.
 #
-# **Time** 60 minutes, of which about four are computing. **You need** [lesson 00](00_the_loop.ipynb), and to know what a
+# **Time** 60 minutes, of which about two are computing. **You need** [lesson 00](00_the_loop.ipynb), and to know what a
 # gradient and a logprob are. A prompt with its samples is called a **group**.
 #
 # > **The question.** A model writes twenty tokens, and then somebody says: 1. Or 0. No gradient flows through that number: it
@@ -48,7 +48,7 @@ machine.versions()
 # ## One batch for the whole lesson
 #
 # vLLM answers 16 additions, 8 times each, at temperature 1. A rule gives the reward: 1 where the last number in the answer is the
-# sum, else 0. This one batch of real samples will meet every loss of this lesson.
+# sum, else 0. Samples of this one batch will meet every loss of the lesson.
 #
 # **Predict, then measure.** What share of the samples is right? And in how many of the 16 groups are all samples equally good or
 # bad, so that there is nothing to compare?
@@ -670,7 +670,7 @@ save_batch(few, Path(scratch.name, "batch.pt"))
 saved = load_batch(Path(scratch.name, "batch.pt"))
 first = replay(trainer, saved, max_new_tokens=24, dtype=torch.bfloat16)
 cosines = {one.name: one.cosine for one in first}
-assert abs(cosines["rloo"] - cosines["dr_grpo"]) < 0.02
+assert not abs(cosines["rloo"] - cosines["dr_grpo"]) > 0.02
 pictures.replay_table(first, "One batch, seven algorithms, the first update")
 
 # %% [markdown]
@@ -683,23 +683,29 @@ pictures.replay_table(first, "One batch, seven algorithms, the first update")
 # brevity in the two groups that have nothing else to say weighs as much as being right in the others. And each average gives
 # long responses another say.
 #
-# What an algorithm does can be seen token by token, too. Here are the best and the worst response of one group. Violet tokens are
-# made more likely, orange ones less; each row is scaled to its own largest push.
+# What an algorithm does can be seen token by token, too. Here are three responses of one group: the best, and of the others the
+# shortest and the longest. Violet tokens are made more likely, orange ones less. Each row is scaled to
+# its own largest push.
 
 # %%
-best, worst = int(few.rewards[:8].argmax()), int(few.rewards[:8].argmin())
-spoken = [rollout.tokenizer.decode([token]) for row in (best, worst) for token in few.rollout.responses()[row]]
+order = few.rollout.response_lengths[:8].argsort(stable=True).tolist()
+others = [row for row in order if few.rewards[row] < few.rewards[:8].max()] or order
+shown, responses = [int(few.rewards[:8].argmax()), others[0], others[-1]], few.rollout.responses()
+spoken = [[rollout.tokenizer.decode([token]) for token in responses[row]] for row in shown]
 rows = {}
 for one in first:
-    push = -torch.cat([one.token_gradient[row, : few.rollout.response_lengths[row]] for row in (best, worst)])
+    push = -torch.cat([one.token_gradient[row, : len(responses[row])] for row in shown])
     rows[one.name] = (push / push.abs().max().clamp(min=1e-12)).tolist()
-pictures.pushes(spoken, rows, "The best response of a group, then its worst: how hard each token is pushed")
+pictures.pushes(
+    spoken, rows, "The best response, the shortest of the others and the longest: how hard each token is pushed"
+)
 
 # %% [markdown]
-# Look at responses of different length: with GRPO and GSPO, which average by response, the longer one's tokens get less. Within a
-# response, the small differences are the importance weights of trainer against vLLM. GSPO has none, since its one ratio passes the
-# push on to all tokens alike. PPO has no critic yet that could tell tokens apart: with one that says 0 everywhere, credit fades
-# towards a response's beginning.
+# Where the two others differ in length, compare their tokens: with GRPO and GSPO, which average by response, those of the longer one
+# get less. Within a response, the small differences are the importance weights of trainer against vLLM. GSPO has none, since its one
+# ratio passes the push on to all tokens alike. DAPO may even push a
+# short wrong answer up: overlong shaping punished its siblings more. PPO has no critic yet that could tell tokens apart: with one that says 0 everywhere,
+# credit fades towards a response's beginning.
 #
 # ### The second update
 #
@@ -721,10 +727,10 @@ second = replay(trainer, few, ["grpo", "dr_grpo", "dapo", "gspo"], max_new_token
 pictures.replay_table(second, f"The same batch after one step (learning rate {stats.policy.learning_rate:g})")
 
 # %% [markdown]
-# GSPO's range is a thousandth of the others'. A single step of this size takes most responses out of it, and their gradient is gone;
-# on short responses in bf16, rounding alone takes out some. Its authors chose the range for responses of thousands of tokens and
-# small steps. **A clip range has no meaning by itself**: compare it with what a step does, and with the noise. The noise is next. But
-# first the new weights have to go to vLLM, with a receipt.
+# GSPO's range is a thousandth of the others'. Compare its two numbers: what was clipped **before** the step is rounding in bf16 and
+# nothing else. Its authors chose the range for responses of thousands of tokens, over which rounding averages out. **A clip range has
+# no meaning by itself**: compare it with what a step does, and with the noise. The noise is next. But first the new weights have to go
+# to vLLM, with a receipt.
 
 # %%
 receipt = loop.sync.push()
@@ -861,7 +867,8 @@ zoo_plot(caught)
 
 # %% [markdown]
 # The first five change what stands between trainer and sampler, and each has a shape of its own: a stale engine scatters, a wrong
-# temperature bends, a cut-off shifts. The **receipt** finds them, because it does not ask "how far?" but "which tensor, which cache,
+# temperature bends, a cut-off shifts. The stale `lm_head` is the hardest: so near to the new one that its picture is of the tensor
+# itself. The **receipt** finds them, because it does not ask "how far?" but "which tensor, which cache,
 # which temperature?".
 #
 # The last three leave all logprobs right. No comparison of engines can see them. What shows them is an **audit**: the loss's
@@ -869,8 +876,10 @@ zoo_plot(caught)
 # tokens, for every token, however the batch is cut. Three lines of autograd, once a run.
 
 # %%
+from textwrap import fill
+
 for one in caught:
-    print(f"{one.bug.title}:", one.message, sep="\n   ")
+    print(fill(one.message, 110, subsequent_indent="    "))
 
 # %% [markdown]
 # ## The curve is flat. What now?
@@ -914,8 +923,8 @@ scratch.cleanup()
 #
 # ## Exercises
 #
-# Advantages, the clipped loss, the averages, GSPO's ratio, GAE, the KL's gradient, truncation and masks:
-# [exercises/07_policy_gradients.ipynb](../exercises/07_policy_gradients.ipynb).
+# A reward, the response mask, the advantages of RLOO and GRPO, the clipped loss, its averages, GSPO's ratio, the KL terms, the
+# correction of the mismatch, and GAE: [exercises/07_policy_gradients.ipynb](../exercises/07_policy_gradients.ipynb).
 #
 # ## Sources
 #

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from course_lib.rl.replay import Replayed
 from course_lib.viz.tables import Table
-from course_lib.viz.theme import COLORS, CourseFigure, new_figure
+from course_lib.viz.theme import CARD, COLORS, CourseFigure, new_figure
 
 _CURVES = ("blue", "vermillion", "green", "purple", "orange", "sky")
+_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.6, 2, 3, 5, 10)
+_FEW = 12
+"""Up to so many tokens stand level below a heat map, with the numbers in its cells."""
 _DARK = 0.55
 """From this share of a heat map's range on, ink on its colour has to be white."""
 
@@ -124,9 +127,10 @@ def ratio_strips(rows: Mapping[str, Sequence[float]], band: tuple[float, float],
             outside = np.mean([not band[0] <= ratio <= band[1] for ratio in ratios])
             names.append(f"{name}\n{outside:.0%} outside")
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.minorticks_off()
+        axes.set_xticks([ratio for ratio in _RATIOS if low < ratio < high])
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=8)
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(f"ratio (shaded: {band[0]:g} to {band[1]:g})")
@@ -172,17 +176,20 @@ def replay_table(replayed: Sequence[Replayed], caption: str) -> Table:
     return Table(caption, ["algorithm", *columns], rows)
 
 
-def pushes(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], title: str) -> CourseFigure:
+def pushes(responses: Sequence[Sequence[str]], rows: Mapping[str, Sequence[float]], title: str) -> CourseFigure:
     """Draw how hard each algorithm pushes each token: one row each, positive means more likely.
 
     Args:
-        tokens: the text of each.
-        rows: for each algorithm the push on every token.
+        responses: the text of each token of each response.
+        rows: for each algorithm the push on every token, one response after another.
         title: what to see.
     """
+    tokens = [token for response in responses for token in response]
     with new_figure(9.6, 1.3 + 0.36 * len(rows)) as figure:
         axes = figure.subplots()
-        _heat(axes, np.array([list(row) for row in rows.values()]), list(rows), tokens, numbers=len(tokens) <= 12)
+        _heat(axes, np.array([list(row) for row in rows.values()]), list(rows), tokens, numbers=len(tokens) <= _FEW)
+        for end in np.cumsum([len(response) for response in responses])[:-1]:
+            axes.axvline(float(end) - 0.5, color=CARD, linewidth=5)
         axes.set_title(title)
     return figure
 
@@ -223,7 +230,9 @@ def _heat(axes: Axes, values: np.ndarray, rows: Sequence[str], tokens: Sequence[
     shown = [token.replace("\n", "↵").replace(" ", "␣") for token in tokens]
     shown = ["".join(char if font.get_char_index(ord(char)) else "□" for char in token) for token in shown]
     shown = [token.replace("$", r"\$") for token in shown]
-    axes.set_xticks(range(len(tokens)), shown, family="monospace", rotation=0 if len(tokens) <= 12 else 90)
+    axes.set_xticks(range(len(tokens)), shown, family="monospace")
+    if len(tokens) > _FEW:
+        axes.tick_params(axis="x", rotation=90, labelsize=7)
     axes.grid(visible=False)
     for (row, column), value in np.ndenumerate(values) if numbers else ():
         ink = "#FFFFFF" if abs(value) > _DARK * largest else "#111111"

@@ -6,7 +6,6 @@ puts three forms into a cell's output, and whoever shows it takes the best that 
 
 import base64
 import html
-import io
 import json
 import re
 import zlib
@@ -21,7 +20,6 @@ import traitlets
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
-from PIL import Image
 
 from course_lib.viz.theme import COLORS, CourseFigure, new_figure
 
@@ -93,15 +91,8 @@ def mimebundle(view: Any, words: str, figure: CourseFigure) -> tuple[dict[str, A
     """
     data, metadata = view if isinstance(view, tuple) else (view or {}, {})
     png, size = figure._repr_png_()
-    static = {"image/png": base64.b64encode(_smaller(png)).decode("ascii"), "text/plain": words}
+    static = {"image/png": base64.b64encode(png).decode("ascii"), "text/plain": words}
     return {**data, **static}, {**metadata, "image/png": size}
-
-
-def _smaller(png: bytes) -> bytes:
-    """Return the picture in 128 colours: a third of the bytes in every notebook that is committed, and no eye sees it."""
-    smaller = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(smaller, "PNG", optimize=True)
-    return smaller.getvalue()
 
 
 def key_frames(events: Sequence[_Event], important: Sequence[bool], limit: int) -> list[int]:

@@ -74,13 +74,14 @@ def test_credit_is_written_into_its_cell() -> None:
 
 
 def test_pushes_of_opposite_sign_have_opposite_colours_and_a_dollar_is_no_formula() -> None:
-    figure = lesson_07.pushes(["$", "$\x1c", "\n"], {"grpo": [1.0, -1.0, 0.0]}, "pushes")
+    figure = lesson_07.pushes([["$", "$\x1c"], ["\n"]], {"grpo": [1.0, -1.0, 0.0]}, "pushes")
     assert titles(figure) == ["pushes"]
     image = figure.axes[0].images[0]
     up, down, nothing = (image.cmap(image.norm(value)) for value in (1.0, -1.0, 0.0))
     assert up != down and nothing not in (up, down)
     assert labels(figure, axis="x") == [r"\$", r"\$□", "↵"]
-    long = lesson_07.pushes([f"t{place}" for place in range(20)], {"zero": [0.0] * 20}, "no push at all")
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1.5, 1.5]]  # between the responses
+    long = lesson_07.pushes([[f"t{place}" for place in range(20)]], {"zero": [0.0] * 20}, "no push at all")
     assert titles(long) == ["no push at all"] and texts(long) == []
 
 
