@@ -50,6 +50,9 @@ def adds(tmp_path: Path) -> Path:
         "total = torch.tensor([float(os.environ['RANK']) + 1])\n"
         "deepspeed.comm.all_reduce(total)\n"
         "print(*(os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')), int(total))\n"
+        # gloo's threads would see a peer that left first, and abort this rank while it ends
+        "deepspeed.comm.barrier()\n"
+        "deepspeed.comm.destroy_process_group()\n"
     )
     return path
 
