@@ -1,7 +1,7 @@
 """One step's samples: what was asked, what came back, what it was worth."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ class Batch:
             self.advantages[rows],
             n,
             {name: values[rows] for name, values in self.reward_parts.items()},
-            [replace(fault, index=place[fault.index]) for fault in self.faults if fault.index in place],
+            [fault.moved(place[fault.index]) for fault in self.faults if fault.index in place],
         )
 
     @classmethod
@@ -102,7 +102,7 @@ class Batch:
             parts[0].samples_per_prompt,
             {name: torch.cat([part.reward_parts[name] for part in parts]) for name in names},
             [
-                replace(fault, index=start + fault.index)
+                fault.moved(start + fault.index)
                 for start, part in zip(starts, parts, strict=True)
                 for fault in part.faults
             ],

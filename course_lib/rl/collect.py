@@ -17,8 +17,9 @@ from course_lib.rl.config import LoopConfig
 from course_lib.rl.gae import generalized_advantages, whiten
 from course_lib.rl.problem import Problem
 from course_lib.rl.rewards import Judged, Reward, RewardFault, compute_rewards
-from course_lib.rl.rollout import Rollout, SamplingConfig, request
+from course_lib.rl.rollout import SamplingConfig
 from course_lib.rl.rows import join_rows
+from course_lib.rl.sample_batch import as_request, as_texts
 from course_lib.rl.tasks import Task
 from course_lib.rl.world import World
 from course_lib.training import ValueTrainer
@@ -107,11 +108,11 @@ class Collector:
             seed=rng.getrandbits(32),
             first_sample=start * n,
         )
-        mine = self.rollout.generate(self._request(own), sampling, on_step=on_step)
+        mine = self.rollout.generate(as_request(self.rollout.tokenizer, own), sampling, on_step=on_step)
         rollout = join_rows(self.world.gather(mine))
         problems = [problem for problem in drawn for _ in range(n)]
         nothing = torch.zeros(len(problems))
-        return Batch(problems, self.texts(rollout), rollout, nothing, nothing, n)
+        return Batch(problems, as_texts(self.rollout.tokenizer, rollout), rollout, nothing, nothing, n)
 
     def judge(self, batch: Batch) -> None:
         """Give the samples their rewards and advantages. The first rank asks the reward, all get what it said."""
@@ -150,16 +151,6 @@ class Collector:
         """Return the policy's greedy answers; each rank generates a share of them."""
         sampling = SamplingConfig(max_new_tokens=self.config.max_new_tokens, temperature=0.0)
         own = self.world.share(problems)[1]
-        mine = self.texts(self.rollout.generate(self._request(own), sampling)) if own else []
+        tokenizer = self.rollout.tokenizer
+        mine = as_texts(tokenizer, self.rollout.generate(as_request(tokenizer, own), sampling)) if own else []
         return [text for part in self.world.gather(mine) for text in part]
-
-    def texts(self, rollout: Rollout) -> list[str]:
-        """Return the responses as texts, without special tokens."""
-        return [self.rollout.tokenizer.decode(response, skip_special_tokens=True) for response in rollout.responses()]
-
-    def _request(self, problems: Sequence[Problem]) -> Any:
-        encode: Any = self.rollout.tokenizer.apply_chat_template
-        messages = ([{"role": "user", "content": problem.question}] for problem in problems)
-        return request(
-            [encode(message, add_generation_prompt=True, tokenize=True, return_dict=False) for message in messages]
-        )

@@ -7,7 +7,7 @@ import torch
 
 from course_lib.rl.batch import Batch
 from course_lib.rl.problem import Problem
-from course_lib.rl.rollout_batch import SamplingConfig, request
+from course_lib.rl.rollout_batch import Rollout, RolloutRequest, SamplingConfig, request
 from course_lib.rl.rollout_engine import PolicyRollout
 
 
@@ -17,13 +17,22 @@ def sample_batch(rollout: PolicyRollout, problems: Sequence[Problem], sampling: 
     Raises:
         RolloutError: the engine can't sample this; the message says why.
     """
-    encode: Any = rollout.tokenizer.apply_chat_template
-    messages = ([{"role": "user", "content": problem.question}] for problem in problems)
-    asked = request(
-        [encode(message, add_generation_prompt=True, tokenize=True, return_dict=False) for message in messages]
-    )
-    sampled = rollout.generate(asked, sampling)
-    texts = [rollout.tokenizer.decode(response, skip_special_tokens=True) for response in sampled.responses()]
+    sampled = rollout.generate(as_request(rollout.tokenizer, problems), sampling)
     asked_for = [problem for problem in problems for _ in range(sampling.n_samples_per_prompt)]
     nothing = torch.zeros(len(asked_for))
+    texts = as_texts(rollout.tokenizer, sampled)
     return Batch(asked_for, texts, sampled, nothing, nothing, sampling.n_samples_per_prompt)
+
+
+def as_request(tokenizer: Any, problems: Sequence[Problem]) -> RolloutRequest:
+    """Return each problem's question as a user's message in the chat template, ready for the engine."""
+    messages = ([{"role": "user", "content": problem.question}] for problem in problems)
+    encode: Any = tokenizer.apply_chat_template
+    return request(
+        [encode(message, add_generation_prompt=True, tokenize=True, return_dict=False) for message in messages]
+    )
+
+
+def as_texts(tokenizer: Any, rollout: Rollout) -> list[str]:
+    """Return the responses as texts, without special tokens."""
+    return [tokenizer.decode(response, skip_special_tokens=True) for response in rollout.responses()]

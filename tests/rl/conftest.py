@@ -45,14 +45,6 @@ def engine(tiny: Path) -> Iterator[VLLMRollout]:
 
 
 @pytest.fixture(scope="session")
-def raw_engine(tiny: Path) -> Iterator[VLLMRollout]:
-    """Made the wrong way: its logprobs are those before the temperature."""
-    rollout = VLLMRollout(tiny, kv_cache_bytes=16 << 20, logprobs_mode="raw_logprobs")
-    yield rollout
-    rollout.shutdown()
-
-
-@pytest.fixture(scope="session")
 def make_trainer(tiny: Path) -> Callable[..., PolicyTrainer]:
     """A trainer with the folder's weights; the learning rate is high enough for one step to show in every tensor."""
 
