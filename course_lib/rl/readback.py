@@ -26,9 +26,12 @@ def columns(width: int) -> Tensor:
 
 
 def fingerprint(weight: Tensor) -> Tensor:
-    """Return the values of a trainer's weight that are compared: a few columns of a matrix, a vector whole, on the CPU."""
+    """Return a copy of the values of a trainer's weight that are compared: a few columns of a matrix, a vector whole.
+
+    It stays on the weight's device: hundreds of small copies to the host, and comparisons there, take longer than the sync.
+    """
     # A slice, and no list of columns: that would take two and a half times as long, which is a tenth of a sync.
-    return (weight[:, _spread(weight.shape[1])] if weight.dim() == 2 else weight).to("cpu", copy=True)
+    return (weight[:, _spread(weight.shape[1])] if weight.dim() == 2 else weight).detach().clone()
 
 
 def _spread(width: int) -> slice:
@@ -43,7 +46,7 @@ def read_back(model: nn.Module) -> dict[str, Tensor]:
     """
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     return {
-        name: value.cpu() for path, module in model.named_modules() for name, value in _values(path, module, packed)
+        name: value.detach().clone() for path, module in model.named_modules() for name, value in _values(path, module, packed)
     }
 
 
@@ -89,8 +92,8 @@ def read_back_fused(model: FusedTransformer) -> dict[str, Tensor]:
             rows = _columns_of_product(product).split([part.out_features for part in parts.values()])
             found |= {f"{path}.{name}.weight": read for name, read in zip(parts, rows, strict=True)}
         # Norms and biases are used as they are.
-        found |= {f"{path}.{name}": value.cpu() for name, value in layer.named_parameters() if value.dim() == 1}
-    found["model.norm.weight"] = own.norm.weight.cpu()
+        found |= {f"{path}.{name}": value.detach().clone() for name, value in layer.named_parameters() if value.dim() == 1}
+    found["model.norm.weight"] = own.norm.weight.detach().clone()
     found["lm_head.weight"] = _columns_of_product(model._head)  # noqa: SLF001  it has no other name
     return found
 
@@ -99,7 +102,7 @@ def _columns_of_product(product: PackedLinear) -> Tensor:
     """Return the compared columns of the matrix that a product multiplies with: [rows, columns]."""
     bare = copy(product)
     bare.bias = None
-    return bare(_units(product.weight)).T.cpu()
+    return bare(_units(product.weight)).T
 
 
 def _columns_through_kernel(layer: Any, width: int) -> Tensor:

@@ -80,7 +80,7 @@ def find_stale(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> tuple[
     stale = [name for name in expected if name not in actual]
     for name, value in actual.items():
         wanted = expected.get(name, embedding if name == "lm_head.weight" else None)
-        if wanted is not None and not (wanted.shape == value.shape and bool((wanted == value).all())):
+        if wanted is not None and not (wanted.shape == value.shape and bool((wanted == value.to(wanted.device)).all())):
             stale.append(name)
     return tuple(stale)
 
