@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from course_lib import machine
+
 RUNS = Path("runs")
 _DAYS = 30 * 24 * 3600.0  # a run may take long; a rank that dies ends it at once all the same
 
@@ -72,6 +74,7 @@ def run_capstone(order: Order) -> int:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched == 1 and (order.ranks > 1 or order.hostfile is not None):
         return _launch(order)
+    machine.prepare()  # a launched rank keeps to its own GPU, which has to be said before torch looks at them
     first = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not first)
     with console.status("Starting DeepSpeed and vLLM (about half a minute) ..."):

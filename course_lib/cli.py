@@ -90,6 +90,38 @@ def capstone(
     raise typer.Exit(run_capstone(order))
 
 
+@app.command("reward-model")
+def reward_model(
+    preferences: Annotated[
+        str, typer.Argument(help="A file that collect_preferences() wrote, or synthetic:200 for 200 made up ones.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the reward model.")] = Path("runs/judge"),
+    policy: Annotated[str, typer.Option(help="The policy whose body it starts from.")] = "smollm2",
+    epochs: Annotated[int, typer.Option(min=1, help="How often each pair is seen.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the head, and of the order of pairs.")] = 0,
+) -> None:
+    """Train a reward model on preferences, for `course capstone --reward-model`."""
+    from course_lib.models import PolicyError, load_policy
+    from course_lib.training import find_preferences, train_reward_model
+
+    try:
+        pairs = find_preferences(preferences)
+        fit = train_reward_model(
+            load_policy(policy),
+            pairs,
+            out,
+            epochs=epochs,
+            seed=seed,
+            on_epoch=lambda epoch, fit: print(
+                f"epoch {epoch}/{epochs}  loss {fit.losses[-1]:.3f} nats  held-out agreement {fit.accuracies[-1]:.0%}"
+            ),
+        )
+    except (OSError, ValueError, PolicyError) as error:
+        _stop(error)
+    print(f"{fit!r}\n\n{out} is the reward model; let it judge with: course capstone --reward-model {out}")
+
+
 @app.command()
 def dashboard(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/capstone.")],
@@ -167,6 +199,22 @@ def serve(
     from course_lib.bench import bench_serve
 
     raise typer.Exit(bench_serve(policy, requests, longest, rounds, engines.split(","), limit, out, commit))
+
+
+@bench.command()
+def loop(
+    *,
+    policy: Annotated[str, typer.Option(help="As for the capstone.")] = "smollm2",
+    steps: Annotated[int | None, typer.Option(min=1, help="6 on a CPU and 60 on a GPU without it.")] = None,
+    loops: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,trl",
+    limit: Annotated[float, typer.Option(min=1, help="Seconds that a loop may take.")] = 600,
+    out: Annotated[Path | None, typer.Option(help="Write the record there, as JSON.")] = None,
+    commit: Annotated[str, typer.Option(help="The commit to name, where git is not there to be asked.")] = "",
+) -> None:
+    """Train the same with our loop and TRL's GRPOTrainer: seconds a step, and the rewards."""
+    from course_lib.bench import bench_loop
+
+    raise typer.Exit(bench_loop(policy, steps, loops.split(","), limit, out, commit))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -51,7 +51,7 @@ machine.versions()
 #
 # The policy is a Hugging Face folder: `smollm2` is SmolLM2-135M-Instruct, made from a package without any model hub. Both
 # engines start from this one folder, in this one process. The numbers of the run are the tier's recipe: the same cells take
-# 64 samples a step on a CPU and 512 on a GPU.
+# 128 samples a step on a CPU and 512 on a GPU.
 
 # %%
 folder = load_policy(os.environ.get("COURSE_POLICY", "smollm2"))
@@ -284,7 +284,8 @@ parts
 
 # %%
 policy = loop.export()
-own_engine = EngineRollout(policy, block_pool=parts["MyBlockPool"], scheduler=parts["MyScheduler"])
+own_parts = {"block_pool": parts["MyBlockPool"], "scheduler": parts["MyScheduler"]}
+own_engine = EngineRollout(policy, gpu_memory_utilization=0.8, **own_parts)  # the trainer has its share of a GPU
 own_loop = RLLoop(
     trainer,
     own_engine,
@@ -308,6 +309,50 @@ own_engine.shutdown()
 own_loop
 
 # %% [markdown]
+# ## Which algorithm?
+#
+# The same loop, the same seed, four algorithms on two CPU cores, each run by `course capstone --algorithm ...`. **Predict,
+# then measure.** Lesson 07 showed how much the four losses differ on one batch. How much will the curves differ?
+
+# %%
+from course_lib.machine.record import RESULTS
+from course_lib.rl.study import recorded
+from course_lib.viz import lesson_08
+
+curves = recorded(RESULTS / "algorithms_cpu.json")
+lesson_08.accuracy_by_time(curves)
+
+# %%
+lesson_08.reached_table(curves)
+
+# %% [markdown]
+# With one update a batch every ratio is 1, so clipping never acts, and GSPO's gradient is GRPO's: the two curves part by
+# rounding and nothing else. What does differ is DAPO's dynamic sampling: it replaces groups that are all right or all wrong,
+# and pays for their signal with more generation. One seed and 64 held-out problems don't rank algorithms: a share of 0.9 of 64
+# has a standard error of 0.04.
+
+# %% [markdown]
+# ## A judge instead of a rule
+#
+# Most things that people want have no rule. So people compare answers (lesson 07's widget writes the file), a reward model
+# learns from the comparisons (lesson 06), and vLLM serves it in the loop:
+#
+# ```
+# course reward-model preferences.jsonl --out runs/judge
+# course capstone --reward-model runs/judge
+# ```
+#
+# Two recorded runs: one judge was trained on 200 made-up preferences (`synthetic:200`), the other on comparisons that one of
+# the course's authors made by reading pairs of the untrained policy's answers (`results/preferences_addition.jsonl`). Accuracy
+# is watched, never rewarded. **Predict, then measure.** Will it rise all the same?
+
+# %%
+lesson_08.judged_curves(recorded(RESULTS / "judged_cpu.json"))
+
+# %% [markdown]
+# JUDGED
+
+# %% [markdown]
 # ## On several processes
 #
 # `course capstone --ranks 2` starts the same loop twice with DeepSpeed's launcher (and `--hostfile` on several machines).
@@ -315,8 +360,15 @@ own_loop
 # the groups while ZeRO partitions the optimizer; and every rank's engine gets the weights and signs its own receipt. Each
 # sample's seed comes from its place in the whole batch, so it is the same sample, whichever rank draws it.
 #
-# The curves are equal at first and part later, which is what rounding does: sums in another order, a probability that differs in
-# its last bits, and one day a sample gets another token. A test of the course holds two ranks to one within that noise
+# **Predict, then measure.** One process against two, same seed: will the curves be equal, and if not, why not?
+
+# %%
+one, two = recorded(RESULTS / "ranks_cpu.json")
+lesson_08.one_and_two_ranks(one, two)
+
+# %% [markdown]
+# Equal at first and then parting is what rounding does: sums in another order, a probability that differs in its last bits,
+# and one day a sample gets another token. A test of the course holds two ranks to one within that noise
 # (`tests/rl/test_world.py`).
 
 # %% [markdown]
@@ -324,12 +376,9 @@ own_loop
 #
 # A run that takes days meets a power cut, a full disk, an impatient colleague. `kill -9` at any moment, `--resume`, and the
 # curve has to be the one that an undisturbed run would have drawn: problems and samples come from the seed and the step, and a checkpoint
-# counts only when it is whole. Ten kills at random moments and at nasty ones, each resumed:
+# counts only when it is whole. Eighteen kills, ten of them at random moments and the others at nasty ones, each resumed:
 
 # %%
-from course_lib.machine.record import RESULTS
-from course_lib.viz import lesson_08
-
 lesson_08.kill_table(RESULTS / "kill_resume_cpu.json")
 
 # %% [markdown]

@@ -27,6 +27,7 @@ def prepare() -> None:
     Calling it twice is harmless. Values that are already set are kept, so a launcher's ranks and a reader's own
     settings win.
     """
+    keep_to_own_gpu()
     os.environ.setdefault("TIER", tier())
     if tier() == "cpu":
         keep_freed_memory()
@@ -51,6 +52,18 @@ def prepare() -> None:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in alone.items():
         os.environ.setdefault(name, value)
+
+
+def keep_to_own_gpu() -> None:
+    """Where a launcher started this process as one rank of several on a machine's GPUs, see only the GPU that is its own.
+
+    DeepSpeed's launcher shows all GPUs to every rank, and an engine in this process would take the first one, like the
+    engines of all other ranks. To be called before torch looks at the GPUs; harmless twice, and where there is one rank.
+    """
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and own < len(visible) and len(visible) > 1:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": visible[own], "LOCAL_RANK": "0"}
 
 
 def free_port() -> int:

@@ -56,7 +56,8 @@ def recipe(
     chosen = find_algorithm(algorithm)
     if (tier or machine.tier()) == "gpu":
         loop = LoopConfig(steps=steps or 25, prompts_per_step=64, samples_per_prompt=8, seed=seed, evaluate_every=5)
-        return Recipe(loop, TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384), chosen)
+        trainer = TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384)
+        return Recipe(loop, trainer, chosen, rollout={"enforce_eager": False})
     loop = LoopConfig(
         steps=steps or 50,
         prompts_per_step=8 if chosen.dynamic_sampling else 16,

@@ -46,7 +46,9 @@ def read_back(model: nn.Module) -> dict[str, Tensor]:
     """
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     return {
-        name: value.detach().clone() for path, module in model.named_modules() for name, value in _values(path, module, packed)
+        name: value.detach().clone()
+        for path, module in model.named_modules()
+        for name, value in _values(path, module, packed)
     }
 
 
@@ -92,7 +94,9 @@ def read_back_fused(model: FusedTransformer) -> dict[str, Tensor]:
             rows = _columns_of_product(product).split([part.out_features for part in parts.values()])
             found |= {f"{path}.{name}.weight": read for name, read in zip(parts, rows, strict=True)}
         # Norms and biases are used as they are.
-        found |= {f"{path}.{name}": value.detach().clone() for name, value in layer.named_parameters() if value.dim() == 1}
+        found |= {
+            f"{path}.{name}": value.detach().clone() for name, value in layer.named_parameters() if value.dim() == 1
+        }
     found["model.norm.weight"] = own.norm.weight.detach().clone()
     found["lm_head.weight"] = _columns_of_product(model._head)  # noqa: SLF001  it has no other name
     return found

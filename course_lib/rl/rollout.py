@@ -15,6 +15,9 @@ from course_lib.serving.vllm_engine import EngineError, start_vllm, stop_vllm, v
 __all__ = ["Rollout", "RolloutError", "SamplingConfig", "VLLMRollout", "request"]
 
 
+_GRAPHS_ALONE = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
+
+
 class VLLMRollout(PolicyRollout):
     """vLLM in this process as a rollout engine; `sync_weights` hands it the trainer's weights and checks that they arrived.
 
@@ -24,7 +27,7 @@ class VLLMRollout(PolicyRollout):
         kv_cache_bytes: size of the KV cache; None is 160 MiB on the CPU tier, and on a GPU what `gpu_memory_utilization`
             leaves beside the weights.
         gpu_memory_utilization: share of the GPU's memory for vLLM as a whole; the trainer needs the rest.
-        enforce_eager: no compilation and no CUDA graphs: starts sooner, decodes slower.
+        enforce_eager: no CUDA graphs: starts sooner, decodes slower. Without effect on the CPU tier, which has none.
         block_size: tokens of a KV block; only whole blocks are shared through the prefix cache.
         logprobs_mode: vLLM's; the default gives the logprobs of what is sampled from, after the temperature.
         seed: of the engine.
@@ -68,8 +71,11 @@ class VLLMRollout(PolicyRollout):
         if machine.tier() == "cpu":
             # vLLM's CPU worker can't rewind a seeded generator, which it wants to do when a prompt is prefilled in parts.
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
-        elif sleep_mode:
-            options["enable_sleep_mode"] = True
+        else:
+            options |= {"enable_sleep_mode": True} if sleep_mode else {}
+            # A decode step of a small model waits for its kernels' launches: a graph launches them at once. Compiling would
+            # take half a minute, and merge kernels that take little of a step.
+            options |= {} if enforce_eager else {"compilation_config": _GRAPHS_ALONE}
         try:
             llm = start_vllm(folder, **options)
         except EngineError as error:

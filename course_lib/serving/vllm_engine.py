@@ -136,6 +136,7 @@ def default_options() -> dict[str, Any]:
 
 
 def _give_memory_back() -> None:
+    gc.unfreeze()  # vLLM hides what it holds from the collector as it starts, and older ones don't undo that
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

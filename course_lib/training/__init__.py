@@ -15,6 +15,7 @@ from course_lib.training.memory import tensor_bytes
 from course_lib.training.packing import Group, PackedBatch, micro_batches, pack
 from course_lib.training.policy import FrozenPolicy, Policy
 from course_lib.training.preferences import Preference, read_preferences, synthetic_preferences, write_preferences
+from course_lib.training.reward_fit import RewardFit, find_preferences, train_reward_model
 from course_lib.training.reward_trainer import RewardStats, RewardTrainer, bradley_terry_loss
 from course_lib.training.sft import fine_tune, held_out_loss, supervised_groups, supervised_loss
 from course_lib.training.trainer import LossFunction, PolicyTrainer
@@ -42,6 +43,7 @@ __all__ = [
     "PolicyTrainer",
     "Preference",
     "RankOutput",
+    "RewardFit",
     "RewardStats",
     "RewardTrainer",
     "StepStats",
@@ -56,6 +58,7 @@ __all__ = [
     "consolidate",
     "deepspeed_command",
     "deepspeed_communication_bytes",
+    "find_preferences",
     "fine_tune",
     "held_out_loss",
     "holdings",
@@ -71,6 +74,7 @@ __all__ = [
     "synthetic_preferences",
     "tensor_bytes",
     "token_logprobs",
+    "train_reward_model",
     "training_memory",
     "write_preferences",
 ]

@@ -32,6 +32,27 @@ def test_prepare_keeps_what_is_set_and_can_be_called_twice(environment: pytest.M
     assert str(Path(sys.executable).parent) in once["PATH"].split(os.pathsep)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "local_rank", "visible", "own"),
+    [
+        ("2", "1", "0,1", "1"),
+        ("4", "2", "4,5,6,7", "6"),
+        ("2", "0", "3,5", "3"),
+        ("2", "0", "5", "5"),
+        ("1", "0", "0,1", "0,1"),
+    ],
+)
+def test_a_rank_of_several_sees_its_own_gpu_alone(
+    environment: pytest.MonkeyPatch, ranks: str, local_rank: str, visible: str, own: str
+) -> None:
+    os.environ.update(WORLD_SIZE=ranks, RANK=local_rank, LOCAL_RANK=local_rank, CUDA_VISIBLE_DEVICES=visible)
+    prepare()
+    prepare()  # a second look must not take the first one's GPU for the machine's first
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+    assert os.environ["LOCAL_RANK"] == "0"
+    assert os.environ["RANK"] == local_rank
+
+
 def test_a_child_of_a_process_with_a_process_group_can_form_its_own() -> None:
     # A notebook's kernel inherits the environment of whoever started it: of a test that trains, for example.
     form = "import torch.distributed as d; d.init_process_group('gloo'); "
