@@ -43,8 +43,7 @@ def recipe(
     """Return the numbers of the capstone on this tier.
 
     The CPU tier takes 128 samples a step and many steps, the GPU tier 512 samples and few: there a step costs nearly the
-    same for any number of samples that fits. An algorithm that samples until enough groups have a signal (DAPO) starts from
-    half as many prompts.
+    same for any number of samples that fits.
 
     Args:
         steps: of the run; the tier's own number where None is given.
@@ -58,18 +57,25 @@ def recipe(
         loop = LoopConfig(steps=steps or 25, prompts_per_step=64, samples_per_prompt=8, seed=seed, evaluate_every=5)
         trainer = TrainerConfig(learning_rate=2e-5, micro_batch_tokens=16384)
         return Recipe(loop, trainer, chosen, rollout={"enforce_eager": False})
+    # Sampling until enough groups have a signal makes few prompts do, and takes more time a step. Its penalty for overlong
+    # responses needs room above the usual length.
+    patient = bool(chosen.dynamic_sampling)
     loop = LoopConfig(
-        steps=steps or 50,
-        prompts_per_step=8 if chosen.dynamic_sampling else 16,
+        steps=steps or (50 if patient else 60),
+        prompts_per_step=8 if patient else 16,
         samples_per_prompt=8,
-        max_new_tokens=16,
+        max_new_tokens=24 if patient else 16,
         seed=seed,
         evaluate_every=5,
-        checkpoint_every=25,
+        checkpoint_every=30,
     )
     # One rank has nothing to partition, and without ZeRO's copies a step took two thirds of the time and 0.5 GiB less.
-    stage = 0 if ranks == 1 else 2
-    trainer = TrainerConfig(learning_rate=2e-5, decay_steps=loop.steps, zero_stage=stage, micro_batch_tokens=512)
+    trainer = TrainerConfig(
+        learning_rate=3e-5 if patient else 2e-5,
+        decay_steps=loop.steps,
+        zero_stage=0 if ranks == 1 else 2,
+        micro_batch_tokens=1024,
+    )
     return Recipe(loop, trainer, chosen)
 
 
