@@ -1,16 +1,19 @@
 """The capstone's recipe: numbers that were found to work on each tier, and the loop made of them."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from course_lib import machine
+from course_lib.kv_cache.cost import ModelShape
 from course_lib.models import load_policy
 from course_lib.rl.algorithms import Algorithm, find_algorithm
 from course_lib.rl.config import LoopConfig
 from course_lib.rl.loop import RLLoop
 from course_lib.rl.rewards import Reward
-from course_lib.rl.rollout import VLLMRollout
+from course_lib.rl.rollout import GPU_MEMORY_UTILIZATION, VLLMRollout
+from course_lib.rl.room import check_room
 from course_lib.rl.tasks import Addition, Task
 from course_lib.training import PolicyTrainer, TrainerConfig, ValueTrainer
 
@@ -61,7 +64,7 @@ def recipe(
     # responses needs room above the usual length.
     patient = bool(chosen.dynamic_sampling)
     loop = LoopConfig(
-        steps=steps or (50 if patient else 60),
+        steps=steps or (42 if patient else 60),
         prompts_per_step=8 if patient else 16,
         samples_per_prompt=8,
         max_new_tokens=24 if patient else 16,
@@ -71,7 +74,7 @@ def recipe(
     )
     # One rank has nothing to partition, and without ZeRO's copies a step took two thirds of the time and 0.5 GiB less.
     trainer = TrainerConfig(
-        learning_rate=3e-5 if patient else 2e-5,
+        learning_rate=4e-5 if patient else 2e-5,
         decay_steps=loop.steps,
         zero_stage=0 if ranks == 1 else 2,
         micro_batch_tokens=1024,
@@ -88,8 +91,13 @@ def make_loop(
     reward: Reward | None = None,
     resume: bool = False,
 ) -> RLLoop:
-    """Start both engines on a policy, and the critic where the algorithm wants one; return the loop over them."""
+    """Start both engines on a policy, and the critic where the algorithm wants one; return the loop over them.
+
+    Raises:
+        OutOfMemory: the GPU has no room for both; the message says how much they need, and the settings that would fit.
+    """
     folder = load_policy(policy)
+    _require_room(folder, numbers)
     trainer = PolicyTrainer(folder, numbers.trainer)
     critic = ValueTrainer(folder, numbers.trainer) if numbers.algorithm.critic else None
     rollout = VLLMRollout(folder, **numbers.rollout)
@@ -103,4 +111,25 @@ def make_loop(
         critic=critic,
         config=numbers.loop,
         resume=resume,
+    )
+
+
+def _require_room(folder: Path, numbers: Recipe) -> None:
+    if machine.tier() != "gpu":
+        return
+    import torch
+
+    machine.prepare()  # which GPU is ours
+    free, total = torch.cuda.mem_get_info()
+    options = {
+        name: value for name, value in numbers.rollout.items() if name in ("gpu_memory_utilization", "kv_cache_bytes")
+    }
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    check_room(
+        ModelShape.from_config(folder),
+        numbers.trainer,
+        free=free,
+        total=total,
+        ranks=ranks,
+        **{"gpu_memory_utilization": GPU_MEMORY_UTILIZATION} | options,
     )

@@ -15,6 +15,9 @@ from course_lib.serving.vllm_engine import EngineError, start_vllm, stop_vllm, v
 __all__ = ["Rollout", "RolloutError", "SamplingConfig", "VLLMRollout", "request"]
 
 
+GPU_MEMORY_UTILIZATION = 0.4
+"""Share of a GPU's memory that vLLM takes unless told: the trainer needs the rest."""
+
 _GRAPHS_ALONE = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 
 
@@ -47,7 +50,7 @@ class VLLMRollout(PolicyRollout):
         *,
         max_model_len: int = 512,
         kv_cache_bytes: int | None = None,
-        gpu_memory_utilization: float = 0.4,
+        gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
         enforce_eager: bool = True,
         block_size: int = 32,
         logprobs_mode: str = "processed_logprobs",

@@ -1,8 +1,8 @@
 """Figures of lesson 08: recorded runs of the loop beside one another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -94,6 +94,25 @@ def kill_table(path: str | Path) -> Table:
         rows.append((str(number), when, start, verdict))
     caption = f"{record['equal']} of {len(rows)} killed runs, resumed, drew the undisturbed run's curve"
     return Table(caption, (">kill", "struck", "resumed from", "curve"), rows)
+
+
+def machines_table(summary: Mapping[str, Any], *records: str | Path) -> Table:
+    """Set this run's summary (`rl.summary.summarize`) beside recorded ones: what a step took, and what came of it.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+    """
+    found = [dict(summary)] + [read_record(path, "course capstone", "run")["summary"] for path in records]
+    rows = []
+    for place, one in enumerate(found):
+        a_step, accuracy, receipts = one["seconds"]["a_step"], one["held_out"], one["receipts"]
+        machine = one["machine"]["machine"] + (" (this run)" if place == 0 else "")
+        tokens = f"{one['samples_tokens'] / one['steps']:,.0f}"
+        seconds = [f"{a_step[phase]:.2f}" for phase in ("generate", "train", "sync", "step")]
+        reached = f"{accuracy['first']:.2f} -> {accuracy['best']:.2f}"
+        rows.append((machine, tokens, *seconds, reached, f"{receipts['clean']} of {receipts['all']}"))
+    columns = ("machine", ">tokens a step", ">generate, s", ">train, s", ">sync, s", ">step, s", ">held out, best")
+    return Table("The same cells on other machines", (*columns, ">clean receipts"), rows)
 
 
 def _draw_rewards(axes: Axes, found: "Curve") -> None:

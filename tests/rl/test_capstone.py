@@ -6,7 +6,7 @@ from course_lib import machine
 from course_lib.rl.capstone import recipe
 
 
-@pytest.mark.parametrize(("tier", "samples"), [("cpu", 64), ("gpu", 512)])
+@pytest.mark.parametrize(("tier", "samples"), [("cpu", 128), ("gpu", 512)])
 def test_a_step_has_the_samples_that_the_readme_says(tier: machine.Tier, samples: int) -> None:
     numbers = recipe(tier=tier)
     assert numbers.loop.prompts_per_step * numbers.loop.samples_per_prompt == samples
