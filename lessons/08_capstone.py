@@ -326,10 +326,10 @@ lesson_08.accuracy_by_time(curves)
 lesson_08.reached_table(curves)
 
 # %% [markdown]
-# With one update a batch every ratio is 1, so clipping never acts, and GSPO's gradient is GRPO's: the two curves part by
-# rounding and nothing else. What does differ is DAPO's dynamic sampling: it replaces groups that are all right or all wrong,
-# and pays for their signal with more generation. One seed and 64 held-out problems don't rank algorithms: a share of 0.9 of 64
-# has a standard error of 0.04.
+# Less than their names promise. With one update a batch every ratio is 1, so clipping never acts and GSPO's gradient is GRPO's:
+# these two curves part by rounding alone, and how far they part is how much one run says. DAPO replaces groups that are all
+# right or all wrong, so each of its steps learns more and takes longer. A share of 0.9 of 64 problems has a standard error of
+# 0.04, and from one measurement to the next the same run moves by as much: one seed ranks nobody.
 
 # %% [markdown]
 # ## A judge instead of a rule
@@ -343,14 +343,24 @@ lesson_08.reached_table(curves)
 # ```
 #
 # Two recorded runs: one judge was trained on 200 made-up preferences (`synthetic:200`), the other on comparisons that one of
-# the course's authors made by reading pairs of the untrained policy's answers (`results/preferences_addition.jsonl`). Accuracy
+# the course's authors made by reading pairs of answers from a run's first steps (`results/preferences_addition.jsonl`). Accuracy
 # is watched, never rewarded. **Predict, then measure.** Will it rise all the same?
 
 # %%
 lesson_08.judged_curves(recorded(RESULTS / "judged_cpu.json"))
 
 # %% [markdown]
-# JUDGED
+# The judges' rewards rise by seven and nine points, and accuracy does not follow: it gains a little in the first steps, when
+# rambling gives way to answers, and then nothing more (64 problems, a standard error of 0.06). Look at what the policy says:
+#
+# | before | after 20 steps |
+# |---|---|
+# | In mathematical terms, this is a straightforward equation with 2. | 13 + 14 equals 27. |
+# | To solve this problem without using a calculator or step-by-step logic, | 12 + 6 equals 7. |
+#
+# It learned the **manner** of the chosen answers, which any token shows, and not to add, which neither judge had learned to
+# check (lesson 06: of four kinds of rejected answers, wrong sums were told last). A reward is not what you want. It is what you
+# measure.
 
 # %% [markdown]
 # ## On several processes

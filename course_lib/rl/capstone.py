@@ -64,7 +64,7 @@ def recipe(
     # responses needs room above the usual length.
     patient = bool(chosen.dynamic_sampling)
     loop = LoopConfig(
-        steps=steps or (42 if patient else 60),
+        steps=steps or (50 if patient else 60),
         prompts_per_step=8 if patient else 16,
         samples_per_prompt=8,
         max_new_tokens=24 if patient else 16,
@@ -74,7 +74,7 @@ def recipe(
     )
     # One rank has nothing to partition, and without ZeRO's copies a step took two thirds of the time and 0.5 GiB less.
     trainer = TrainerConfig(
-        learning_rate=4e-5 if patient else 2e-5,
+        learning_rate=3e-5 if patient else 2e-5,
         decay_steps=loop.steps,
         zero_stage=0 if ranks == 1 else 2,
         micro_batch_tokens=1024,
