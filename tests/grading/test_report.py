@@ -43,7 +43,7 @@ def test_a_good_run_gets_all_points_and_no_run_none() -> None:
         (lambda run: run[2].update(held_out=0.3), "held-out accuracy of 90%"),
         (lambda run: run[1].update(receipt={"ok": False}), "every receipt is clean"),
         (lambda run: run[1].update(applied=False), "no step was refused"),
-        (lambda run: run[2].update(timeline=[["train", 0.0, 360.1]]), "the budget of 360 s is kept"),
+        (lambda run: run[2].update(timeline=[["train", 0.0, 480.1]]), "the budget of 480 s is kept"),
         (lambda run: run[2].update(peak_memory={"host": 9.0, "gpu": 99.0}), "the budget of 120 s is kept"),
     ],
 )
@@ -54,7 +54,7 @@ def test_each_fault_costs_its_own_points(spoil: Any, name: str) -> None:
 
 
 def test_an_unfinished_run_and_a_missing_export_cost_theirs() -> None:
-    assert lost(good_run(), steps=3) == {"the run is complete", "the budget of 360 s is kept"}
+    assert lost(good_run(), steps=3) == {"the run is complete", "the budget of 480 s is kept"}
     assert lost(good_run(), exported=False) == {"the policy is exported"}
 
 
