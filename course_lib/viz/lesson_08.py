@@ -58,6 +58,7 @@ def judged_curves(curves: Sequence["Curve"]) -> CourseFigure:
             steps, _, accuracy = zip(*found.held_out, strict=True)
             beside.plot(steps, accuracy, "D--", color=COLORS["vermillion"], markersize=5, linewidth=1.2)
             beside.set(ylim=(0, 1.02))
+            beside.grid(visible=False)  # its lines would cross the other axis's
             beside.set_ylabel("held-out accuracy", color=COLORS["vermillion"])
             axes.set_title(f"{found.name}: the reward rises")
     return figure
@@ -73,7 +74,7 @@ def one_and_two_ranks(one: "Curve", two: "Curve") -> CourseFigure:
         gap = np.abs(np.subtract(one.rewards, two.rewards))
         axes.set(xlabel="step", ylabel="mean reward of a step", ylim=(0, 1.02))
         axes.set_title(f"Same seed on one process and on two: rewards differ by {gap.mean():.3f} on average")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
     return figure
 
 
