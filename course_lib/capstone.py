@@ -74,10 +74,10 @@ def run_capstone(order: Order) -> int:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched == 1 and (order.ranks > 1 or order.hostfile is not None):
         return _launch(order)
-    machine.prepare()  # a launched rank keeps to its own GPU, which has to be said before torch looks at them
     first = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not first)
     with console.status("Starting DeepSpeed and vLLM (about half a minute) ..."):
+        machine.prepare()  # a launched rank keeps to its own GPU, which has to be said before torch looks at them
         try:
             from course_lib.models import PolicyError
             from course_lib.rl import errors, find_algorithm

@@ -12,7 +12,7 @@ from course_lib.rl.algorithms import Algorithm, find_algorithm
 from course_lib.rl.config import LoopConfig
 from course_lib.rl.loop import RLLoop
 from course_lib.rl.rewards import Reward
-from course_lib.rl.rollout import GPU_MEMORY_UTILIZATION, VLLMRollout
+from course_lib.rl.rollout import VLLMRollout
 from course_lib.rl.room import check_room
 from course_lib.rl.tasks import Addition, Task
 from course_lib.training import PolicyTrainer, TrainerConfig, ValueTrainer
@@ -115,21 +115,18 @@ def make_loop(
 
 
 def _require_room(folder: Path, numbers: Recipe) -> None:
+    machine.prepare()  # which GPU is ours
     if machine.tier() != "gpu":
         return
     import torch
 
-    machine.prepare()  # which GPU is ours
     free, total = torch.cuda.mem_get_info()
-    options = {
-        name: value for name, value in numbers.rollout.items() if name in ("gpu_memory_utilization", "kv_cache_bytes")
-    }
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    share = ("gpu_memory_utilization", "kv_cache_bytes")
     check_room(
         ModelShape.from_config(folder),
         numbers.trainer,
         free=free,
         total=total,
-        ranks=ranks,
-        **{"gpu_memory_utilization": GPU_MEMORY_UTILIZATION} | options,
+        ranks=int(os.environ["WORLD_SIZE"]),
+        **{name: value for name, value in numbers.rollout.items() if name in share},
     )

@@ -14,7 +14,7 @@ from course_lib.paged_attention import BlockPool, PagedKVManager
 from course_lib.rl.engine_audit import AuditError, EngineAudit
 from course_lib.rl.readback import read_back_fused
 from course_lib.rl.rollout_batch import DeepSpeedSamplingConfig, RolloutError
-from course_lib.rl.rollout_engine import CPU_KV_CACHE_BYTES, PolicyRollout, sampling_options
+from course_lib.rl.rollout_engine import CPU_KV_CACHE_BYTES, GPU_MEMORY_UTILIZATION, PolicyRollout, sampling_options
 from course_lib.scheduling import Scheduler, SchedulerConfig
 from course_lib.serving import LLM, SamplingParams
 from course_lib.serving.sampler import LogprobsMode
@@ -57,7 +57,7 @@ class EngineRollout(PolicyRollout):
         scheduler: Callable[[SchedulerConfig, PagedKVManager], Scheduler] = Scheduler,
         max_model_len: int = 512,
         kv_cache_bytes: int | None = None,
-        gpu_memory_utilization: float = 0.4,
+        gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
         enforce_eager: bool = True,
         block_size: int = 32,
         enable_prefix_caching: bool | None = None,

@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from course_lib.training.launch_errors import last_lines
+
 LOOPS = ("ours", "trl")
 _WARM_UP = 3
-_LAST_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _measure(name: str, folder: Path, work: LoopWork, limit: float) -> dict[str,
         except subprocess.TimeoutExpired:
             return {"error": f"was not done after {limit:g} s, and was ended"}
         if done.returncode or not out.is_file():
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-_LAST_LINES:]
+            said = last_lines(done.stdout + done.stderr)
             return {"error": f"ended with status {done.returncode}. Its last lines:\n" + "\n".join(said)}
         found: dict[str, Any] = json.loads(out.read_text())
     # The last step of ours measures accuracy and writes a checkpoint.

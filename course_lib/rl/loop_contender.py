@@ -19,6 +19,8 @@ from course_lib.rl.problem import Problem
 from course_lib.rl.progress import NoView
 from course_lib.rl.rewards import number_match
 from course_lib.rl.rollout import VLLMRollout
+from course_lib.rl.rollout_engine import GPU_MEMORY_UTILIZATION
+from course_lib.rl.summary import PHASES
 from course_lib.rl.tasks import Addition
 from course_lib.training import PolicyTrainer
 
@@ -56,11 +58,10 @@ def ours(folder: str, work: dict[str, Any]) -> dict[str, Any]:
         rollout = VLLMRollout(folder, **numbers.rollout)
         run = RLLoop(trainer, rollout, Addition(), Path(runs, "run"), algorithm="grpo", config=loop)
         run.run(steps)
-    phases = ("generate", "reward", "train", "sync")
     return {
         "seconds": _between(steps.ends),
         "rewards": [record["reward"] for record in steps.records],
-        "phases": {name: [record["seconds"].get(name, 0.0) for record in steps.records] for name in phases},
+        "phases": {name: [record["seconds"].get(name, 0.0) for record in steps.records] for name in PHASES},
         "clean_receipts": sum(record["receipt"]["ok"] for record in steps.records),
         "version": "",
     }
@@ -118,7 +119,7 @@ def trl(folder: str, work: dict[str, Any]) -> dict[str, Any]:
             model_init_kwargs={"dtype": "float32"},
             use_vllm=gpu,
             vllm_mode="colocate",
-            vllm_gpu_memory_utilization=0.4,
+            vllm_gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
             vllm_max_model_length=512,
             save_strategy="no",
             report_to=[],

@@ -9,14 +9,11 @@ from torch import Tensor
 from course_lib import machine
 from course_lib.rl.readback import read_back
 from course_lib.rl.rollout_batch import DeepSpeedSamplingConfig, Rollout, RolloutError, SamplingConfig, request
-from course_lib.rl.rollout_engine import CPU_KV_CACHE_BYTES, PolicyRollout, sampling_options
+from course_lib.rl.rollout_engine import CPU_KV_CACHE_BYTES, GPU_MEMORY_UTILIZATION, PolicyRollout, sampling_options
 from course_lib.serving.vllm_engine import EngineError, start_vllm, stop_vllm, vllm_scheduler
 
 __all__ = ["Rollout", "RolloutError", "SamplingConfig", "VLLMRollout", "request"]
 
-
-GPU_MEMORY_UTILIZATION = 0.4
-"""Share of a GPU's memory that vLLM takes unless told: the trainer needs the rest."""
 
 _GRAPHS_ALONE = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 
@@ -75,10 +72,12 @@ class VLLMRollout(PolicyRollout):
             # vLLM's CPU worker can't rewind a seeded generator, which it wants to do when a prompt is prefilled in parts.
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
         else:
-            options |= {"enable_sleep_mode": True} if sleep_mode else {}
-            # A decode step of a small model waits for its kernels' launches: a graph launches them at once. Compiling would
-            # take half a minute, and merge kernels that take little of a step.
-            options |= {} if enforce_eager else {"compilation_config": _GRAPHS_ALONE}
+            if sleep_mode:
+                options["enable_sleep_mode"] = True
+            if not enforce_eager:
+                # A decode step of a small model waits for its kernels' launches: a graph launches them at once. Compiling
+                # would take half a minute, and merge kernels that take little of a step.
+                options["compilation_config"] = _GRAPHS_ALONE
         try:
             llm = start_vllm(folder, **options)
         except EngineError as error:

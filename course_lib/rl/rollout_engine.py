@@ -22,6 +22,9 @@ from course_lib.rl.rollout_batch import (
 CPU_KV_CACHE_BYTES = 160 << 20
 """KV cache of a rollout engine on the CPU tier unless told: the trainer needs the host's memory too."""
 
+GPU_MEMORY_UTILIZATION = 0.4
+"""Share of a GPU's memory that a rollout engine takes unless told: the trainer needs the rest."""
+
 OnStep = Callable[[int, int, float], object]
 """Called between engine steps with the numbers of running and waiting requests, and the share of the KV cache in use, 0 to 1."""
 

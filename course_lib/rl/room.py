@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from course_lib.kv_cache.cost import ModelShape, weight_bytes
 from course_lib.rl.errors import OutOfMemory
+from course_lib.rl.rollout_engine import GPU_MEMORY_UTILIZATION
 from course_lib.training import TrainerConfig, ZeroPlan, training_memory
 
 _ROW = 256
@@ -63,7 +64,7 @@ def check_room(
     *,
     free: int,
     total: int,
-    gpu_memory_utilization: float,
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
     kv_cache_bytes: int | None = None,
     ranks: int = 1,
 ) -> Room:

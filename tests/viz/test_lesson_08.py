@@ -38,10 +38,8 @@ def test_the_table_says_when_the_goal_was_measured_first_and_what_was_last() -> 
 def test_a_judge_s_reward_and_the_accuracy_have_an_axis_each() -> None:
     figure = lesson_08.judged_curves([ONE, TWO])
     assert len(figure.axes) == 4
-    accuracy = (
-        figure.axes[2].lines[0] if figure.axes[2].get_ylabel() == "held-out accuracy" else figure.axes[1].lines[0]
-    )
-    np.testing.assert_allclose(accuracy.get_ydata(), [0.4, 0.92, 0.88])
+    beside = next(axes for axes in figure.axes if axes.get_ylabel() == "held-out accuracy")
+    np.testing.assert_allclose(beside.lines[0].get_ydata(), [0.4, 0.92, 0.88])
 
 
 def test_the_gap_of_one_and_two_ranks_is_the_mean_difference_of_rewards() -> None:
