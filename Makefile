@@ -5,7 +5,7 @@
 #   ARGS="..."      options for the command: make capstone ARGS="--steps 3"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup capstone lab grade progress update doctor notebooks test lint format lock
+.PHONY: help setup capstone lab grade progress update doctor notebooks test test-gpu lint format lock
 
 POLICY ?= smollm2
 BIN := $(if $(filter llm-rl-course,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)/bin,.venv/bin)
@@ -15,7 +15,7 @@ BOOTSTRAP = python=$$(sh tools/find_python.sh) && "$$python" tools/bootstrap.py
 help: ## Say what there is to do
 	@echo "A course on LLM inference and RL training. Start with: make lab, or make capstone"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo
 	@sed -n 's/^#   \([A-Z].*\)/  \1/p' $(MAKEFILE_LIST)
 
@@ -26,7 +26,7 @@ capstone: policy ## Run the whole loop: vLLM generates, DeepSpeed trains, the po
 	@$(RUN) course_lib capstone $(ARGS)
 
 lab: policy ## Open the course in JupyterLab
-	@find notebooks exercises solutions -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/jupyter trust {} + > .setup/trust.log 2>&1 || cat .setup/trust.log
+	@find notebooks notebooks_gpu exercises solutions -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/jupyter trust {} + > .setup/trust.log 2>&1 || cat .setup/trust.log
 	@$(RUN) jupyter lab $(ARGS)
 
 grade: setup ## Grade your exercises
@@ -48,6 +48,9 @@ test: lint ## Run every check: lint, format, types, imports, tests
 	@$(RUN) mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+
+test-gpu: setup ## Run the tests that need an NVIDIA GPU, in a few minutes; CI has none
+	@$(RUN) pytest --timeout 240 $(ARGS) tests/*/test_gpu*.py tests/paged_attention/test_triton_attention.py
 
 lint: setup ## Check style and format
 	@$(RUN) ruff check .

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def bench_serve(
     engines: list[str],
     limit: float,
     out: Path | None,
+    plot: Path | None,
     commit: str,
 ) -> int:
     """Measure the engines side by side, print a table, write the record; return the exit status."""
@@ -61,11 +62,19 @@ def bench_serve(
     for name, result in record["engines"].items():
         if "error" in result:
             console.print(f"{name}: {result['error']}", style="red", markup=False)
-    _write(record, out, console)
+    _write(record, out, plot, console)
     return 1 if any("error" in result for result in record["engines"].values()) else 0
 
 
-def bench_loop(policy: str, steps: int | None, loops: list[str], limit: float, out: Path | None, commit: str) -> int:
+def bench_loop(
+    policy: str,
+    steps: int | None,
+    loops: list[str],
+    limit: float,
+    out: Path | None,
+    plot: Path | None,
+    commit: str,
+) -> int:
     """Measure the loops one after the other, print a table, write the record; return the exit status."""
     machine.prepare()
     from course_lib.rl import loop_benchmark
@@ -92,8 +101,77 @@ def bench_loop(policy: str, steps: int | None, loops: list[str], limit: float, o
     console.print(_table(title, loop_benchmark.COLUMNS, loop_benchmark.rows(record)))
     if "ratio" in record:
         console.print(f"a step of ours takes {record['ratio']:.2f} of TRL's")
-    _write(record, out, console)
+    _write(record, out, plot, console)
     return 1 if any("error" in result for result in record["loops"].values()) else 0
+
+
+def bench_scale(
+    policy: str,
+    ranks: str,
+    stages: str,
+    changes: Mapping[str, Any],
+    weak: bool,
+    limit: float,
+    out: Path | None,
+    plot: Path | None,
+    commit: str,
+) -> int:
+    """Measure the loop on one rank and on several, print a table, write the record; return the exit status.
+
+    `changes` are what `ScaleWork` is to have instead of the tier's own numbers; None changes nothing.
+    """
+    machine.prepare()
+    from course_lib.rl import scale_benchmark
+
+    console = Console()
+    usual = scale_benchmark.CPU_WORK if machine.tier() == "cpu" else scale_benchmark.GPU_WORK
+    begin = time.perf_counter()
+    try:
+        work = replace(usual, **{name: value for name, value in changes.items() if value is not None})
+        record = scale_benchmark.bench_scale(
+            _folder(policy),
+            work,
+            _numbers(ranks),
+            _numbers(stages),
+            weak=weak,
+            limit=limit,
+            on_event=lambda event: console.print(f"{time.perf_counter() - begin:5.0f} s  {event}", markup=False),
+        )
+    except ValueError as error:
+        console.print(str(error), style="red", markup=False)
+        return 2
+    flags = [name for name, on in (("weak", weak), ("sleep", work.sleep), ("offload", work.offload)) if on]
+    command = f"course bench scale --policy {policy} --ranks {ranks} --zero {stages} --steps {work.steps}"
+    if work.micro_batch_tokens != usual.micro_batch_tokens:
+        command += f" --micro-batch-tokens {work.micro_batch_tokens}"
+    record = provenance(" ".join([command, *(f"--{flag}" for flag in flags)]), commit) | record
+    title = f"{record['model']}: {work.prompts} prompts x {work.samples} samples on one rank"
+    console.print(_table(title, scale_benchmark.COLUMNS, scale_benchmark.rows(record)))
+    for row in record["rows"]:
+        if "error" in row:
+            console.print(f"{row['ranks']} ranks, ZeRO-{row['zero_stage']}: {row['error']}", style="red", markup=False)
+    _write(record, out, plot, console)
+    return 1 if any("error" in row for row in record["rows"]) else 0
+
+
+def plot_record(path: Path, out: Path) -> int:
+    """Draw a record that was written; return the exit status."""
+    console = Console()
+    try:
+        record = json.loads(path.read_text())
+        _draw(record, out)
+    except (OSError, ValueError) as error:
+        console.print(str(error), style="red", markup=False)
+        return 2
+    console.print(f"drawn in {out}")
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of numbers; give them with commas between, such as 1,2.") from None
 
 
 def _folder(policy: str) -> Path:
@@ -131,8 +209,23 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     return table
 
 
-def _write(record: dict[str, Any], out: Path | None, console: Console) -> None:
+def _write(record: dict[str, Any], out: Path | None, plot: Path | None, console: Console) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
         console.print(f"written to {out}")
+    if plot is not None:
+        try:
+            _draw(record, plot)
+        except (OSError, ValueError) as error:  # the record is written: a plot can be made of it later
+            console.print(f"no plot: {error}", style="red", markup=False)
+        else:
+            console.print(f"drawn in {plot}")
+
+
+def _draw(record: dict[str, Any], out: Path) -> None:
+    from course_lib.viz.bench_plots import bench_plot
+
+    figure = bench_plot(record)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)

@@ -17,6 +17,38 @@ _DAYS = 30 * 24 * 3600.0  # a run may take long; a rank that dies ends it at onc
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What is to be changed of the recipe's use of memory; the recipe's own where None or False.
+
+    Attributes:
+        gpu_memory_utilization: vLLM's share of a GPU's memory.
+        micro_batch_tokens: of the trainer.
+        gradient_checkpointing: of the trainer.
+    """
+
+    gpu_memory_utilization: float | None = None
+    micro_batch_tokens: int | None = None
+    gradient_checkpointing: bool = False
+
+    def apply(self, numbers: Any) -> Any:
+        """Return the recipe with these changes."""
+        tokens = self.micro_batch_tokens or numbers.trainer.micro_batch_tokens
+        checkpointing = self.gradient_checkpointing or numbers.trainer.gradient_checkpointing
+        trainer = replace(numbers.trainer, micro_batch_tokens=tokens, gradient_checkpointing=checkpointing)
+        share = {"gpu_memory_utilization": self.gpu_memory_utilization} if self.gpu_memory_utilization else {}
+        return replace(numbers, trainer=trainer, rollout=numbers.rollout | share)
+
+    def arguments(self) -> list[str]:
+        """Return the options of the command line that say the same."""
+        given = {
+            "--gpu-memory-utilization": self.gpu_memory_utilization,
+            "--micro-batch-tokens": self.micro_batch_tokens,
+        }
+        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        return [*options, *(["--gradient-checkpointing"] if self.gradient_checkpointing else [])]
+
+
+@dataclass(frozen=True)
 class Order:
     """What is to be run.
 
@@ -32,6 +64,7 @@ class Order:
         hostfile: machines, for a run on several.
         node_rank: which line of the hostfile this machine is.
         master_addr: address of the first machine.
+        memory: what is to be changed of the recipe's use of memory.
     """
 
     policy: str = "smollm2"
@@ -45,6 +78,7 @@ class Order:
     hostfile: Path | None = None
     node_rank: int | None = None
     master_addr: str | None = None
+    memory: Memory = Memory()
 
     def arguments(self) -> list[str]:
         """Return the command line of each rank: the same order, without the launching."""
@@ -57,7 +91,7 @@ class Order:
             "--reward-model": self.reward_model,
         }
         options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-        return ["capstone", *options, *(["--resume"] if self.resume else [])]
+        return ["capstone", *options, *self.memory.arguments(), *(["--resume"] if self.resume else [])]
 
 
 def newest_folder() -> Path:
@@ -84,7 +118,7 @@ def run_capstone(order: Order) -> int:
             from course_lib.viz import TensorBoardLog, TerminalView, Views
 
             find_algorithm(order.algorithm)
-            folder, loop = _start(order, launched, first)
+            folder, loop, room = _start(order, launched, first)
         except (PolicyError, *errors.ALL, ValueError) as error:
             return _failed(error, first)
     console.print(f"{loop!r}\n", markup=False, highlight=False)
@@ -98,7 +132,7 @@ def run_capstone(order: Order) -> int:
     if finished:
         loop.export()
     if first:
-        _report(folder, records, time.perf_counter() - start)
+        _report(folder, records, time.perf_counter() - start, room)
         if not finished:
             print(
                 f"\nThe run stopped before its end. Go on with: course capstone --policy {order.policy} --run {folder} --resume"
@@ -106,9 +140,11 @@ def run_capstone(order: Order) -> int:
     return 0
 
 
-def _start(order: Order, ranks: int, first: bool) -> tuple[Path, Any]:
-    """Return the run's folder, and the loop over both engines."""
+def _start(order: Order, ranks: int, first: bool) -> tuple[Path, Any, Any]:
+    """Return the run's folder, the loop over both engines, and what memory it was found to need (None without a GPU)."""
+    from course_lib.models import load_policy
     from course_lib.rl import capstone, free_folder
+    from course_lib.rl.room import find_room
     from course_lib.rl.run_folder import saved_decisions
 
     folder = order.run or (newest_folder() if order.resume else free_folder(RUNS, "capstone"))
@@ -123,8 +159,11 @@ def _start(order: Order, ranks: int, first: bool) -> tuple[Path, Any]:
         from course_lib.serving import RewardModel
 
         reward = ModelReward(RewardModel(order.reward_model))
-    numbers = capstone.recipe(steps, seed, algorithm, ranks=ranks)
-    return folder, capstone.make_loop(order.policy, folder, numbers, reward=reward, resume=order.resume)
+    numbers = order.memory.apply(capstone.recipe(steps, seed, algorithm, ranks=ranks))
+    policy = load_policy(order.policy)
+    # make_loop asks too, for whoever calls it alone; this answer is for the report.
+    room = find_room(policy, numbers.trainer, numbers.rollout, critic=numbers.algorithm.critic)
+    return folder, capstone.make_loop(order.policy, folder, numbers, reward=reward, resume=order.resume), room
 
 
 def _launch(order: Order) -> int:
@@ -157,7 +196,7 @@ def _failed(error: Exception, first: bool) -> int:
     return 1
 
 
-def _report(folder: Path, records: list[dict[str, Any]], seconds: float) -> None:
+def _report(folder: Path, records: list[dict[str, Any]], seconds: float, room: Any) -> None:
     """Write summary, plot and dashboard into the run's folder, and print where they are."""
     from course_lib.rl.summary import summarize
     from course_lib.viz import dashboard_html, run_figure
@@ -170,8 +209,12 @@ def _report(folder: Path, records: list[dict[str, Any]], seconds: float) -> None
     print(
         f"\nheld-out accuracy {held_out['first']:.2f} -> {held_out['last']:.2f} in {summary['steps']} steps and"
         f" {seconds:.0f} s; {receipts['clean']} of {receipts['all']} weight syncs with a clean receipt; at most"
-        f" {summary['peak_memory']['host']:.1f} GiB of memory\n"
+        f" {summary['peak_memory']['host']:.1f} GiB of memory"
     )
+    if room is not None:
+        engines = f"{room.rollout / 2**30:.1f} for the rollout engine, {room.trainer / 2**30:.1f} for the trainer"
+        print(f"of the GPU's memory at most {summary['peak_memory']['gpu']:.1f} GiB for tensors; predicted: {engines}")
+    print()
     places = {
         "metrics": "metrics.jsonl",
         "samples": "samples.jsonl",

@@ -18,6 +18,9 @@ app = typer.Typer(
 bench = typer.Typer(help="Measure the course's engines beside others.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 _ROOT = Path(__file__).resolve().parent.parent
+_RECORD = typer.Option(help="Write the record there, as JSON.")
+_PLOT = typer.Option(help="Draw it there: a file that ends in .svg, .png or .pdf.")
+_COMMIT = typer.Option(help="The commit to name, where git is not there to be asked.")
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
@@ -82,11 +85,23 @@ def capstone(
     hostfile: Annotated[Path | None, typer.Option(help="Machines and their slots, for a run on several.")] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, help="Which line of the hostfile this machine is.")] = None,
     master_addr: Annotated[str | None, typer.Option(help="Address of the hostfile's first machine.")] = None,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(min=0.001, max=0.99, help="vLLM's share of a GPU's memory; 0.4 without it.")
+    ] = None,
+    micro_batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that the trainer takes at once; lower it when memory runs out.")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory for the trainer, and more time.")
+    ] = False,
 ) -> None:
     """Run the whole loop: vLLM generates, rewards are computed, DeepSpeed trains, the policy goes back into vLLM."""
-    from course_lib.capstone import Order, run_capstone
+    from course_lib.capstone import Memory, Order, run_capstone
 
-    order = Order(policy, steps, seed, algorithm, run, resume, reward_model, ranks, hostfile, node_rank, master_addr)
+    memory = Memory(gpu_memory_utilization, micro_batch_tokens, gradient_checkpointing)
+    order = Order(
+        policy, steps, seed, algorithm, run, resume, reward_model, ranks, hostfile, node_rank, master_addr, memory
+    )
     raise typer.Exit(run_capstone(order))
 
 
@@ -192,13 +207,14 @@ def serve(
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each engine gets; the fastest counts.")] = 2,
     engines: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,vllm,transformers",
     limit: Annotated[float, typer.Option(min=1, help="Seconds that an engine may take for a round.")] = 600,
-    out: Annotated[Path | None, typer.Option(help="Write the record there, as JSON.")] = None,
-    commit: Annotated[str, typer.Option(help="The commit to name, where git is not there to be asked.")] = "",
+    out: Annotated[Path | None, _RECORD] = None,
+    plot: Annotated[Path | None, _PLOT] = None,
+    commit: Annotated[str, _COMMIT] = "",
 ) -> None:
     """Serve the same requests with our engine, vLLM and transformers: tokens a second, and percent of the roofline floor."""
     from course_lib.bench import bench_serve
 
-    raise typer.Exit(bench_serve(policy, requests, longest, rounds, engines.split(","), limit, out, commit))
+    raise typer.Exit(bench_serve(policy, requests, longest, rounds, engines.split(","), limit, out, plot, commit))
 
 
 @bench.command()
@@ -208,13 +224,48 @@ def loop(
     steps: Annotated[int | None, typer.Option(min=1, help="6 on a CPU and 60 on a GPU without it.")] = None,
     loops: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,trl",
     limit: Annotated[float, typer.Option(min=1, help="Seconds that a loop may take.")] = 600,
-    out: Annotated[Path | None, typer.Option(help="Write the record there, as JSON.")] = None,
-    commit: Annotated[str, typer.Option(help="The commit to name, where git is not there to be asked.")] = "",
+    out: Annotated[Path | None, _RECORD] = None,
+    plot: Annotated[Path | None, _PLOT] = None,
+    commit: Annotated[str, _COMMIT] = "",
 ) -> None:
     """Train the same with our loop and TRL's GRPOTrainer: seconds a step, and the rewards."""
     from course_lib.bench import bench_loop
 
-    raise typer.Exit(bench_loop(policy, steps, loops.split(","), limit, out, commit))
+    raise typer.Exit(bench_loop(policy, steps, loops.split(","), limit, out, plot, commit))
+
+
+@bench.command()
+def scale(
+    *,
+    policy: Annotated[str, typer.Option(help="As for `bench serve`: random:Qwen3-4B has random weights.")] = "smollm2",
+    ranks: Annotated[str, typer.Option(help="Numbers of processes, with commas between; one GPU each.")] = "1,2",
+    zero: Annotated[str, typer.Option(help="ZeRO stages, with commas between.")] = "2,3",
+    steps: Annotated[int | None, typer.Option(min=1, help="6 on a CPU and 12 on a GPU without it; 3 warm up.")] = None,
+    weak: Annotated[bool, typer.Option("--weak", help="Also with as much work for each rank as one has.")] = False,
+    sleep: Annotated[bool, typer.Option("--sleep", help="vLLM and the trainer take turns with the memory.")] = False,
+    offload: Annotated[bool, typer.Option("--offload", help="Keep the optimizer's state on the host.")] = False,
+    micro_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Lower it when memory runs out.")] = None,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds that a combination may take.")] = 600,
+    out: Annotated[Path | None, _RECORD] = None,
+    plot: Annotated[Path | None, _PLOT] = None,
+    commit: Annotated[str, _COMMIT] = "",
+) -> None:
+    """Run whole steps of the loop by number of ranks and ZeRO stage: seconds, scaling, memory, what a weight sync moves."""
+    from course_lib.bench import bench_scale
+
+    changes = {"steps": steps, "sleep": sleep, "offload": offload, "micro_batch_tokens": micro_batch_tokens}
+    raise typer.Exit(bench_scale(policy, ranks, zero, changes, weak, limit, out, plot, commit))
+
+
+@bench.command("plot")
+def plot_record(
+    record: Annotated[Path, typer.Argument(help="What a benchmark's --out wrote.")],
+    out: Annotated[Path, typer.Argument(help="A file that ends in .svg, .png or .pdf.")],
+) -> None:
+    """Draw a benchmark's record."""
+    from course_lib.bench import plot_record as draw
+
+    raise typer.Exit(draw(record, out))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -305,7 +305,8 @@ pictures.step_times(slow, fast)
 
 # %% [markdown]
 # The shapes are those of the FLOPs, and the cache wins. But it wins by far less than the FLOPs promise: a step with a cache does
-# far fewer FLOPs **a second**. The section after next finds out why.
+# far fewer FLOPs **a second**. The section after next finds out why. (On a GPU, a model this small takes nearly the same time for
+# all of these: starting a step's operations takes longer than their arithmetic, until the text is long.)
 #
 # ## What it costs: bytes
 #

@@ -327,7 +327,8 @@ pictures.step_diagrams()
 # by the paper: it moves the same $2\Psi$ as plain data parallelism. Only stage 3 moves half as much again.
 #
 # Now for real. This cell starts two processes on this machine, each of them a rank with its own DeepSpeed, talking through gloo
-# on a CPU and NCCL on GPUs. They train the same steps at each stage, and report what their engines' own tensors hold.
+# on a CPU and NCCL on GPUs. They train the same steps at each stage, and report what their engines' own tensors hold. (Each rank
+# needs a GPU of its own: on a machine with one, the cell shows a recorded run on two.)
 #
 # **Predict, then measure.** On two ranks, how many bytes a parameter at each stage? Which stage is the slowest? And do all
 # stages find the same loss?

@@ -33,7 +33,7 @@ class ForkingKVManager(PagedKVManager):
         if child in self._tables:
             raise ValueError(f"{child!r} has blocks already; fork into a new request")
         self.pool.touch(self._tables[parent])
-        self._tables[child] = list(self._tables[parent])
+        self._tables[child], self._block_ids[child] = list(self._tables[parent]), list(self._block_ids[parent])
         self._tokens[child], self._hashes[child] = list(self._tokens[parent]), list(self._hashes[parent])
         self._num_published[child] = self._num_published.get(parent, 0)
 
@@ -53,7 +53,7 @@ class ForkingKVManager(PagedKVManager):
         if self.num_blocks_needed(request_id, length + len(tokens)) + 1 > self.pool.num_free_blocks:
             return False
         shared, (own,) = table[-1], self.pool.get_new_blocks(1)
-        table[-1] = own
+        table[-1], self._block_ids[request_id][-1] = own, own.block_id
         self.pool.free_blocks([shared])
         self._contents[own.block_id] = self._contents[shared.block_id][:offset]
         self._copies.append((shared.block_id, own.block_id))

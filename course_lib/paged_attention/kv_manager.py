@@ -37,6 +37,9 @@ class PagedKVManager:
         self.block_size = block_size
         self.enable_caching = enable_caching
         self._tables: dict[str, list[Block]] = {}
+        self._block_ids: dict[
+            str, list[int]
+        ] = {}  # the tables' numbers, for whoever wants to look at them in every step
         self._num_published: dict[str, int] = {}  # of each table's blocks, how many the prefix cache was told of
         self._tokens: dict[str, list[int]] = {}
         self._hashes: dict[str, list[BlockHash]] = {}
@@ -91,25 +94,32 @@ class PagedKVManager:
         Args:
             request_id: the request, new or known.
             num_tokens: tokens that need a slot in all, from the request's first.
-            hashes: the sequence's hash chain, as far as `num_tokens` at least; not needed without caching.
+            hashes: the sequence's hash chain; blocks behind its end are not told of yet. Not needed without caching.
             computed: a new request's blocks from `get_computed_blocks`.
 
         Returns:
             The new blocks, or None where the pool has too few; then nothing has changed.
         """
+        table, full = self._tables.get(request_id), min(num_tokens // self.block_size, len(hashes))
+        if (
+            table is not None
+            and num_tokens <= len(table) * self.block_size
+            and full <= self._num_published.get(request_id, 0)
+        ):
+            return []  # as most steps of most requests: there is a slot in the last block, and no block to tell of
         if self.num_blocks_needed(request_id, num_tokens, computed) > self.pool.num_free_blocks:
             return None
         table = self._tables.setdefault(request_id, [])
         self.pool.touch(computed)  # before new blocks are taken, which could be these
-        table.extend(computed)
-        new = self.pool.get_new_blocks(max(0, num_blocks_for(num_tokens, self.block_size) - len(table)))
-        table.extend(new)
+        new = self.pool.get_new_blocks(max(0, num_blocks_for(num_tokens, self.block_size) - len(table) - len(computed)))
+        table += [*computed, *new]
+        self._block_ids.setdefault(request_id, []).extend(block.block_id for block in (*computed, *new))
         for block in new:
             self._contents[block.block_id].clear()
         if self.enable_caching:
-            start, end = self._num_published.get(request_id, len(computed)), num_tokens // self.block_size
-            self.pool.cache_full_blocks(table[start:end], hashes[start:end])
-            self._num_published[request_id] = max(start, end)
+            start = self._num_published.get(request_id, len(computed))
+            self.pool.cache_full_blocks(table[start:full], hashes[start:full])
+            self._num_published[request_id] = max(start, full)
         return new
 
     def free(self, request_id: str) -> None:
@@ -120,7 +130,7 @@ class PagedKVManager:
         """
         self._known(request_id)
         self.pool.free_blocks(reversed(self._tables.pop(request_id)))
-        for of_request in (self._num_published, self._tokens, self._hashes):
+        for of_request in (self._block_ids, self._num_published, self._tokens, self._hashes):
             of_request.pop(request_id, None)
 
     def table(self, request_id: str) -> list[int]:
@@ -130,7 +140,16 @@ class PagedKVManager:
             ValueError: no such request.
         """
         self._known(request_id)
-        return [block.block_id for block in self._tables[request_id]]
+        return list(self._block_ids[request_id])
+
+    def live_table(self, request_id: str) -> list[int]:
+        """Return a request's block table itself, which grows with the request; it is another one after `free`.
+
+        Raises:
+            ValueError: no such request.
+        """
+        self._known(request_id)
+        return self._block_ids[request_id]
 
     # The same for whoever has tokens.
 

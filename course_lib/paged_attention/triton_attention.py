@@ -21,7 +21,7 @@ from course_lib.paged_attention.triton_split import combine_splits
 @Kernel
 def _attend(
     out_ptr, lse_ptr, q_ptr, key_ptr, value_ptr, table_ptr, seq_len_ptr, query_len_ptr, scale, num_tokens, num_seqs,
-    q_stride_token, q_stride_head, stride_block, stride_slot, stride_head, table_stride,
+    q_stride_token, q_stride_head, stride_block, stride_slot, stride_head, num_table_entries,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, QUERIES: tl.constexpr, TILE: tl.constexpr,
     PADDED_SEQS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
@@ -69,7 +69,7 @@ def _attend(
     first_key = split * span
     last_key = tl.minimum(first_key + span, visible)
 
-    table = table_ptr + seq.to(tl.int64) * table_stride
+    table = table_ptr + seq.to(tl.int64) * num_table_entries
     # Online softmax (Milakov and Gimelshein, arXiv 1805.02867) in base 2, for which a GPU has an instruction.
     log2e: tl.constexpr = 1.4426950408889634
     largest = tl.full([ROWS], -float("inf"), tl.float32)
@@ -163,7 +163,8 @@ def triton_paged_attention(
         q.stride(0), q.stride(1), *key_cache.stride()[:3], block_tables.stride(0),
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, PADDED_DIM=max(16, triton.next_power_of_2(head_dim)),
         BLOCK_SIZE=block_size, ROWS=launch.rows, QUERIES=queries, TILE=launch.tile,
-        PADDED_SEQS=1 if decode else triton.next_power_of_2(seqs), DECODE=decode, SPLIT=launch.splits > 1,
+        # At least 256, so that a step of one sequence more does not compile the kernel anew.
+        PADDED_SEQS=1 if decode else max(256, triton.next_power_of_2(seqs)), DECODE=decode, SPLIT=launch.splits > 1,
         num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     if launch.splits > 1:

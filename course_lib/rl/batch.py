@@ -1,7 +1,8 @@
 """One step's samples: what was asked, what came back, what it was worth."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -122,6 +123,7 @@ class Batch:
             decode: the text of a list of token ids; with it each row gets `tokens`: `text`, `sampled`, `old` and `trained`
                 logprobs, `clipped`, `truncated` and `masked`, of each response token. What the trainer did not see is empty.
         """
+        text_of = cache(lambda token: decode([token]))  # a step has thousands of tokens, and few that differ
         by_token = self.advantages.dim() == 2
         means = self.advantages.sum(dim=1) / self.rollout.response_lengths if by_token else self.advantages
         rows = []
@@ -131,18 +133,18 @@ class Batch:
             if self.reward_parts:
                 entry["parts"] = {name: float(values[row]) for name, values in self.reward_parts.items()}
             if decode is not None:
-                entry["tokens"] = self._tokens(row, decode)
+                entry["tokens"] = self._tokens(row, text_of)
             rows.append(entry)
         return rows
 
-    def _tokens(self, row: int, decode: Any) -> dict[str, Any]:
+    def _tokens(self, row: int, text_of: Callable[[int], str]) -> dict[str, Any]:
         length = int(self.rollout.response_lengths[row])
         start = int(self.rollout.response_start_idx[row])
         ids = self.rollout.input_ids[row, start : start + length].tolist()
         seen = bool(self.trained["seen"][row, :length].any())
         old = self.trained["logprobs"] if self.old_logprobs is None else self.old_logprobs
         columns = {"sampled": self.rollout.logprobs, "old": old, "trained": self.trained["logprobs"]}
-        tokens: dict[str, Any] = {"text": [decode([token]) for token in ids]}
+        tokens: dict[str, Any] = {"text": [text_of(token) for token in ids]}
         for name, table in columns.items():
             wanted = seen or name == "sampled"
             tokens[name] = [round(value, 4) for value in table[row, :length].tolist()] if wanted else []
@@ -159,25 +161,36 @@ class TrainedTokens:
     NAMES = ("logprobs", "entropy", "clipped", "truncated", "masked", "seen")
 
     def __init__(self, shape: torch.Size):
-        self.tables = {name: torch.zeros(shape) for name in self.NAMES}
+        self._tables = {name: torch.zeros(shape) for name in self.NAMES}
+        self._recorded: list[tuple[Tensor, Tensor, list[str], Tensor]] = []
 
     def record(self, packed: PackedBatch, **values: Tensor) -> None:
         """Store a value for each token of a micro-batch."""
-        place = (packed.samples.cpu(), packed.offsets.cpu())
-        for name, value in values.items():
-            self.tables[name][place] = value.detach().float().cpu()
-        self.tables["seen"][place] = 1.0
+        # They stay on the device until somebody reads a table: a copy to the host here would wait for the forward pass, and
+        # the GPU then for the launches of the backward pass.
+        columns = torch.stack([value.detach().float() for value in values.values()])
+        self._recorded.append((packed.samples, packed.offsets, list(values), columns))
 
     def clear(self) -> None:
         """Forget everything: ranks add their tables up, so each starts an update from zero."""
-        for table in self.tables.values():
+        self._recorded = []
+        for table in self._tables.values():
             table.zero_()
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tables[name]
+        return self._read()[name]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.tables.values())
+        return iter(self._read().values())
+
+    def _read(self) -> dict[str, Tensor]:
+        for samples, offsets, names, columns in self._recorded:
+            place = (samples.cpu(), offsets.cpu())
+            for name, column in zip(names, columns.cpu(), strict=True):
+                self._tables[name][place] = column
+            self._tables["seen"][place] = 1.0
+        self._recorded = []
+        return self._tables
 
 
 def by_token(

@@ -1,19 +1,17 @@
 """The capstone's recipe: numbers that were found to work on each tier, and the loop made of them."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from course_lib import machine
-from course_lib.kv_cache.cost import ModelShape
 from course_lib.models import load_policy
 from course_lib.rl.algorithms import Algorithm, find_algorithm
 from course_lib.rl.config import LoopConfig
 from course_lib.rl.loop import RLLoop
 from course_lib.rl.rewards import Reward
 from course_lib.rl.rollout import VLLMRollout
-from course_lib.rl.room import check_room
+from course_lib.rl.room import find_room
 from course_lib.rl.tasks import Addition, Task
 from course_lib.training import PolicyTrainer, TrainerConfig, ValueTrainer
 
@@ -97,7 +95,7 @@ def make_loop(
         OutOfMemory: the GPU has no room for both; the message says how much they need, and the settings that would fit.
     """
     folder = load_policy(policy)
-    _require_room(folder, numbers)
+    find_room(folder, numbers.trainer, numbers.rollout, critic=numbers.algorithm.critic)
     trainer = PolicyTrainer(folder, numbers.trainer)
     critic = ValueTrainer(folder, numbers.trainer) if numbers.algorithm.critic else None
     rollout = VLLMRollout(folder, **numbers.rollout)
@@ -111,22 +109,4 @@ def make_loop(
         critic=critic,
         config=numbers.loop,
         resume=resume,
-    )
-
-
-def _require_room(folder: Path, numbers: Recipe) -> None:
-    machine.prepare()  # which GPU is ours
-    if machine.tier() != "gpu":
-        return
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    share = ("gpu_memory_utilization", "kv_cache_bytes")
-    check_room(
-        ModelShape.from_config(folder),
-        numbers.trainer,
-        free=free,
-        total=total,
-        ranks=int(os.environ["WORLD_SIZE"]),
-        **{name: value for name, value in numbers.rollout.items() if name in share},
     )

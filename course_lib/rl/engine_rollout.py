@@ -86,6 +86,8 @@ class EngineRollout(PolicyRollout):
                 max_num_seqs=max_num_seqs,
                 enable_prefix_caching=enable_prefix_caching,
                 enforce_eager=enforce_eager,
+                # An audit looks at each step as it was planned.
+                async_scheduling=False if parts else None,
                 seed=seed,
                 logprobs_mode=logprobs_mode,
                 scheduler=scheduler,

@@ -45,11 +45,7 @@ def read_back(model: nn.Module) -> dict[str, Tensor]:
     Runs inside the engine, by `LLM.apply_model(read_back)`.
     """
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    return {
-        name: value.detach().clone()
-        for path, module in model.named_modules()
-        for name, value in _values(path, module, packed)
-    }
+    return {name: value for path, module in model.named_modules() for name, value in _values(path, module, packed)}
 
 
 def _values(path: str, module: nn.Module, packed: dict[str, list[str]]) -> Iterator[tuple[str, Tensor]]:
@@ -66,7 +62,7 @@ def _values(path: str, module: nn.Module, packed: dict[str, list[str]]) -> Itera
         for part, rows in zip(parts, read.split(sizes), strict=True):
             yield f"{parent}.{part}.weight", rows
         if layer.bias is not None:
-            for part, values in zip(parts, layer.bias.data.split(sizes), strict=True):
+            for part, values in zip(parts, layer.bias.data.clone().split(sizes), strict=True):
                 yield f"{parent}.{part}.bias", values
     elif isinstance(module, ParallelLMHead):
         yield f"{path}.weight", _columns_through_kernel(layer, int(layer.embedding_dim))[: layer.org_vocab_size]
@@ -74,7 +70,7 @@ def _values(path: str, module: nn.Module, packed: dict[str, list[str]]) -> Itera
         yield f"{path}.weight", fingerprint(layer.weight.data)[: layer.org_vocab_size]
     else:
         for name, parameter in module.named_parameters(recurse=False):
-            yield f"{path}.{name}", parameter.data
+            yield f"{path}.{name}", parameter.data.clone()
 
 
 def read_back_fused(model: FusedTransformer) -> dict[str, Tensor]:
@@ -112,13 +108,12 @@ def _columns_of_product(product: PackedLinear) -> Tensor:
 def _columns_through_kernel(layer: Any, width: int) -> Tensor:
     """Return the compared columns of a vLLM layer's matrix, as its kernel multiplies with them: [rows, columns]."""
     result: Tensor = layer.quant_method.apply(layer, _units(next(iter(layer.parameters())), width), bias=None)
-    return result.T
+    return result.detach().T
 
 
 def _units(weight: Tensor, width: int | None = None) -> Tensor:
     """Return the unit vectors of the compared columns, in a weight's dtype and on its device: [columns, width]."""
     width = weight.shape[1] if width is None else width
-    chosen = columns(width)
-    units = torch.zeros((len(chosen), width), dtype=weight.dtype, device=weight.device)
-    units[torch.arange(len(chosen)), chosen.to(weight.device)] = 1
+    units = torch.zeros((len(columns(width)), width), dtype=weight.dtype, device=weight.device)
+    units[:, _spread(width)].fill_diagonal_(1)  # no list of places: a GPU would wait for each to be copied
     return units

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from course_lib import machine
+from course_lib.rl.copy_plan import CopyPlan
 from course_lib.rl.readback import read_back
 from course_lib.rl.rollout_batch import DeepSpeedSamplingConfig, Rollout, RolloutError, SamplingConfig, request
 from course_lib.rl.rollout_engine import CPU_KV_CACHE_BYTES, GPU_MEMORY_UTILIZATION, PolicyRollout, sampling_options
@@ -84,17 +85,34 @@ class VLLMRollout(PolicyRollout):
             raise RolloutError(str(error).replace("kv_cache_memory_bytes", "kv_cache_bytes")) from error
         super().__init__(Path(folder), llm, max_model_len, block_size, kv_cache_bytes)
         self._sleep_mode = bool(options.get("enable_sleep_mode"))
+        # On the CPU tier vLLM packs what it loads, and a copy would not reach the packed matrix.
+        self._copies = machine.tier() == "gpu" and bool(llm.apply_model(CopyPlan.fits)[0])
+        self._plan: CopyPlan | None = None
 
     def reload_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        """Load the weights layer by layer into the memory that vLLM computes with.
+        """Load the weights into the memory that vLLM computes with: layer by layer, or on a GPU as its loader once copied them.
 
         Raises:
             RolloutError: vLLM did not take them.
         """
         try:
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            if self._copies:
+                self.llm.apply_model(lambda model: self._copy(model, weights))
+            else:
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         except Exception as error:
             raise self._failure("did not take the weights", error) from error
+
+    def forget_plan(self) -> None:
+        """Leave reloads to vLLM from now on: a receipt failed, and nobody knows yet whether the copies are why."""
+        self._copies, self._plan = False, None
+
+    def _copy(self, model: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
+        if self._plan is not None:
+            self._plan.load(weights)
+            return
+        plan = CopyPlan(model, weights)
+        self._plan, self._copies = (plan, True) if plan.complete else (None, False)
 
     def repack_tied_head(self) -> None:
         """Pack `lm_head` again on the CPU tier, where vLLM keeps a packed copy of its own of the tied embedding.
@@ -155,14 +173,16 @@ class VLLMRollout(PolicyRollout):
 
     def shutdown(self) -> None:
         """Release the engine and its memory; trainers and other engines go on. Calling it twice is harmless."""
-        llm, self.llm = self.llm, None
+        llm, self.llm, self._plan = self.llm, None, None
         if llm is not None:
             stop_vllm(llm)
 
     def _params(self, sampling: DeepSpeedSamplingConfig, row: int) -> Any:
         from vllm import SamplingParams
 
-        return SamplingParams(**sampling_options(sampling, row))
+        # Beside what decides the samples: one list of logprobs a request, where vLLM would make a dict and an object of each
+        # token, and no deep copy of parameters that serve one request anyway.
+        return SamplingParams(**sampling_options(sampling, row), flat_logprobs=True, skip_clone=True)
 
     def _run(self, prompts: Sequence[dict[str, Any]], params: Sequence[Any]) -> list[Any]:
         outputs: list[Any] = self.llm.generate(list(prompts), list(params), use_tqdm=False)

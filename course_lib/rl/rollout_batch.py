@@ -81,13 +81,13 @@ class Rollout(RolloutBatch):
         logprobs = torch.zeros((rows, longest))
         ids[:, :start] = request.prompt_ids.repeat_interleave(n, dim=0)
         mask[:, :start] = request.prompt_attention_mask.repeat_interleave(n, dim=0)
-        for row, completion in enumerate(completions):
-            length = len(completion.token_ids)
-            ids[row, start : start + length] = torch.tensor(completion.token_ids)
-            mask[row, start : start + length] = 1
-            logprobs[row, :length] = torch.tensor(
-                [entry[token].logprob for entry, token in zip(completion.logprobs, completion.token_ids, strict=True)]
-            )
+        there = torch.arange(longest) < lengths[:, None]
+        mask[:, start:] = there
+        # Row after row, as the mask takes them: a tensor for each of thousands of rows would take longer than all of them.
+        ids[:, start:][there] = torch.tensor(
+            [token for one in completions for token in one.token_ids], dtype=torch.long
+        )
+        logprobs[there] = torch.tensor([value for one in completions for value in _logprobs(one)])
         return cls(
             input_ids=ids,
             attention_mask=mask,
@@ -115,6 +115,14 @@ class Rollout(RolloutBatch):
         """Token ids of each row's response, the end-of-sequence token included."""
         spans = zip(self.input_ids, self.response_start_idx.tolist(), self.response_lengths.tolist(), strict=True)
         return [row[start : start + length].tolist() for row, start, length in spans]
+
+
+def _logprobs(completion: Any) -> list[float]:
+    """Return the logprob of each sampled token, from a dict a token (ours, vLLM's usual form) or from vLLM's `FlatLogprobs`."""
+    found = completion.logprobs
+    if hasattr(found, "start_indices"):  # of each token the sampled one comes first
+        return [found.logprobs[start] for start in found.start_indices]
+    return [entry[token].logprob for entry, token in zip(found, completion.token_ids, strict=True)]
 
 
 def request(prompts: Sequence[Sequence[int]], pad_id: int = 0) -> RolloutRequest:

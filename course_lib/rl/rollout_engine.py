@@ -117,6 +117,9 @@ class PolicyRollout(RolloutEngine):
     def reload_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         """Take weights by their Hugging Face names into the memory that the engine computes with."""
 
+    def forget_plan(self) -> None:
+        """Take the next weights by the engine's own rules again, where it had learned a shorter way."""
+
     def repack_tied_head(self) -> None:
         """Pack the output matrix again where the engine keeps a copy of the tied embedding that the reload misses."""
 
@@ -186,8 +189,8 @@ class PolicyRollout(RolloutEngine):
         engine = self.llm.llm_engine
         step = engine.step
 
-        def watched() -> Any:
-            outputs = step()
+        def watched(*options: Any) -> Any:
+            outputs = step(*options)
             on_step(*self._load())
             return outputs
 

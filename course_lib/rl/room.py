@@ -1,9 +1,13 @@
 """Is there room for the loop on this GPU? Asked before anything starts, and answered with numbers and settings."""
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from course_lib import machine
 from course_lib.kv_cache.cost import ModelShape, weight_bytes
 from course_lib.rl.errors import OutOfMemory
 from course_lib.rl.rollout_engine import GPU_MEMORY_UTILIZATION
@@ -11,11 +15,19 @@ from course_lib.training import TrainerConfig, ZeroPlan, training_memory
 
 _ROW = 256
 """Tokens of a packed row, for the estimate: a prompt and eight short responses."""
-_CONTEXT = 2**30
-"""What CUDA, its libraries and graphs take beside the tensors: half a GiB to one, rounded up."""
+_CONTEXT = 2 * 2**30
+"""What CUDA, its libraries, NCCL's buffers and graphs take beside the tensors, and what has to stay free for them to grow."""
 _FRAGMENTS = 1.2
 """What torch's allocator reserves over what tensors need: the capstone's trainer took 18 GiB on an H200, of 15 computed."""
 _LEAST_KV = 2**30
+_WORKING = 2**30
+"""What vLLM computes in beside weights and KV cache: it measures that with a step of its largest size."""
+_OPTIONS = {
+    "VLLMRollout.gpu_memory_utilization": "--gpu-memory-utilization {}",
+    "TrainerConfig.micro_batch_tokens": "--micro-batch-tokens {}",
+    "TrainerConfig.gradient_checkpointing": "--gradient-checkpointing",
+}
+"""Where `course capstone` takes a setting."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,36 @@ def trainer_bytes(shape: ModelShape, config: TrainerConfig, ranks: int = 1) -> i
     return int(training_memory(shape, plan, rows * _ROW, _ROW).device_bytes * _FRAGMENTS)
 
 
+def find_room(folder: Path, config: TrainerConfig, rollout: Mapping[str, Any], *, critic: bool = False) -> Room | None:
+    """Ask this machine's GPU for room for the loop, before either engine starts; return None on the CPU tier.
+
+    Args:
+        folder: of the policy.
+        config: the trainer's.
+        rollout: options of `VLLMRollout`.
+        critic: as for `check_room`.
+
+    Raises:
+        OutOfMemory: it is not there.
+    """
+    machine.prepare()  # which GPU is ours
+    if machine.tier() != "gpu":
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    share = ("gpu_memory_utilization", "kv_cache_bytes")
+    return check_room(
+        ModelShape.from_config(folder),
+        config,
+        free=free,
+        total=total,
+        ranks=int(os.environ["WORLD_SIZE"]),
+        critic=critic,
+        **{name: value for name, value in rollout.items() if name in share},
+    )
+
+
 def check_room(
     shape: ModelShape,
     config: TrainerConfig,
@@ -67,6 +109,7 @@ def check_room(
     gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
     kv_cache_bytes: int | None = None,
     ranks: int = 1,
+    critic: bool = False,
 ) -> Room:
     """Return what the loop takes of a GPU with so much memory.
 
@@ -78,13 +121,14 @@ def check_room(
         gpu_memory_utilization: the share that vLLM takes, unless `kv_cache_bytes` is given.
         kv_cache_bytes: of the rollout engine.
         ranks: that share the training.
+        critic: a value model is trained beside the policy; it counts as much as the policy, which is a little too much.
 
     Raises:
         OutOfMemory: it is not there; the message has what each engine needs, and the settings that would make it fit.
     """
-    weights = weight_bytes(shape)
-    rollout = int(total * gpu_memory_utilization) if kv_cache_bytes is None else weights + kv_cache_bytes
-    room = Room(rollout, trainer_bytes(shape, config, ranks), free, total)
+    fixed, models = weight_bytes(shape) + _WORKING, 2 if critic else 1
+    rollout = int(total * gpu_memory_utilization) if kv_cache_bytes is None else fixed + kv_cache_bytes
+    room = Room(rollout, models * trainer_bytes(shape, config, ranks), free, total)
     if room.fits:
         return room
     said = (
@@ -94,15 +138,16 @@ def check_room(
     if total - free > _CONTEXT:
         said += f" Other programs hold {_gib(total - free)} (nvidia-smi lists them)."
     for smaller in _smaller(config):
-        left = free - _CONTEXT - trainer_bytes(shape, smaller, ranks)
-        if left >= weights + _LEAST_KV:
+        left = free - _CONTEXT - models * trainer_bytes(shape, smaller, ranks)
+        if left >= fixed + _LEAST_KV:
             changes = _differences(config, smaller)
             if kv_cache_bytes is None:
-                changes["VLLMRollout.gpu_memory_utilization"] = math.floor(100 * min(left / total, 0.95)) / 100
+                share = math.floor(1000 * min(left / total, 0.95)) / 1000
+                changes["VLLMRollout.gpu_memory_utilization"] = min(share, gpu_memory_utilization)
             else:
-                changes["VLLMRollout.kv_cache_bytes"] = min(kv_cache_bytes, left - weights)
-            listed = " and ".join(f"{name}={value}" for name, value in changes.items())
-            raise OutOfMemory(f"{said} It fits with {listed}.", "start", tuple(name.split(".")[1] for name in changes))
+                changes["VLLMRollout.kv_cache_bytes"] = min(kv_cache_bytes, left - fixed)
+            names = tuple(name.split(".")[1] for name in changes)
+            raise OutOfMemory(f"{said} It fits with {_listed(changes)}.", "start", names)
     raise OutOfMemory(
         f"{said} No setting makes it fit: take a smaller policy, a larger GPU or the CPU (TIER=cpu).", "start"
     )
@@ -124,6 +169,15 @@ def _differences(config: TrainerConfig, smaller: TrainerConfig) -> dict[str, obj
         for name in names
         if getattr(smaller, name) != getattr(config, name)
     }
+
+
+def _listed(changes: Mapping[str, object]) -> str:
+    listed = " and ".join(f"{name}={value}" for name, value in changes.items())
+    if not changes.keys() <= _OPTIONS.keys():
+        return listed
+    return f"{listed}; of `course capstone`: " + " ".join(
+        _OPTIONS[name].format(value) for name, value in changes.items()
+    )
 
 
 def _gib(size: int) -> str:

@@ -25,6 +25,35 @@ class UpdateStats:
     critic: ValueStats | None = None
 
 
+@dataclass(frozen=True)
+class LossTables:
+    """What the loss reads of a batch, on the trainer's device.
+
+    They are moved once for all micro-batches: each copy of a table to a GPU lets the host wait for what was launched before it.
+
+    Attributes:
+        weights: of each sample's tokens, as `token_weights` gives them.
+        sampler: the sampler's logprobs.
+        advantages: of each sample, or of each response token.
+        old: the trainer's logprobs before the first update, where there are several.
+        reference: the reference policy's logprobs, where there is one.
+    """
+
+    weights: Tensor
+    sampler: Tensor
+    advantages: Tensor
+    old: Tensor | None
+    reference: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Batch, weights: Tensor, device: torch.device | str) -> "LossTables":
+        """Return a batch's tables on a device."""
+        old, reference = (
+            None if table is None else table.to(device) for table in (batch.old_logprobs, batch.reference_logprobs)
+        )
+        return cls(weights.to(device), batch.rollout.logprobs.to(device), batch.advantages.to(device), old, reference)
+
+
 class Updater:
     """Takes optimizer steps on a batch. Every rank trains on a share of its groups, and DeepSpeed adds the gradients up.
 
@@ -60,18 +89,17 @@ class Updater:
             batch.reference_logprobs = batch.padded(self.reference.logprobs(mine, self.config.temperature))
         if self.config.updates_per_batch > 1:
             batch.old_logprobs = batch.padded(self.trainer.logprobs(mine, self.config.temperature))
-        weights = token_weights(
-            batch.rollout.response_lengths, self.algorithm.loss.average, self.config.max_new_tokens
-        ).to(self.trainer.engine.device)
+        weights = token_weights(batch.rollout.response_lengths, self.algorithm.loss.average, self.config.max_new_tokens)
+        tables = LossTables.of(batch, weights, self.trainer.engine.device)
         critic = None
         for _ in range(self.config.updates_per_batch):
             batch.trained.clear()
-            policy = self.trainer.step(mine, lambda *seen: self._part(batch, weights, *seen), self.config.temperature)
+            policy = self.trainer.step(mine, lambda *seen: self._part(batch, tables, *seen), self.config.temperature)
             if self.critic is not None and batch.returns is not None and batch.values is not None:
                 critic = self.critic.step(mine, batch.returns, batch.values)
         # A sample belongs to one rank alone; all others hold zeros for it.
-        tables = (batch.old_logprobs, batch.reference_logprobs)
-        self.world.sum(table for table in (*batch.trained, *tables) if table is not None)
+        partial = (*batch.trained, batch.old_logprobs, batch.reference_logprobs)
+        self.world.sum(table for table in partial if table is not None)
         return UpdateStats(policy, critic)
 
     def _share(self, batch: Batch) -> Sequence[Group] | None:
@@ -88,15 +116,15 @@ class Updater:
             chosen = chosen + [group for group in groups if group.samples[0] not in numbers]
         return self.world.deal(chosen)
 
-    def _part(self, batch: Batch, weights: Tensor, packed: PackedBatch, logprobs: Tensor, entropy: Tensor) -> Tensor:
+    def _part(self, batch: Batch, tables: LossTables, packed: PackedBatch, logprobs: Tensor, entropy: Tensor) -> Tensor:
         """Return a micro-batch's part of the loss: the parts add up to one average over the batch, however it is cut."""
         tokens = ResponseTokens(
             logprobs=logprobs,
-            old_logprobs=logprobs.detach() if batch.old_logprobs is None else by_token(batch.old_logprobs, packed),
-            sampler_logprobs=by_token(batch.rollout.logprobs, packed),
-            advantages=by_token(batch.advantages, packed),
+            old_logprobs=logprobs.detach() if tables.old is None else by_token(tables.old, packed),
+            sampler_logprobs=by_token(tables.sampler, packed),
+            advantages=by_token(tables.advantages, packed),
             samples=packed.samples,
-            reference_logprobs=None if batch.reference_logprobs is None else by_token(batch.reference_logprobs, packed),
+            reference_logprobs=None if tables.reference is None else by_token(tables.reference, packed),
         )
         token = as_token_loss(self.loss(tokens, self.algorithm.loss), tokens)
         batch.trained.record(
@@ -107,7 +135,7 @@ class Updater:
             truncated=token.truncated,
             masked=token.masked,
         )
-        return (token.loss * weights[packed.samples]).sum()
+        return (token.loss * by_token(tables.weights, packed)).sum()
 
 
 def as_token_loss(found: TokenLoss | Tensor, tokens: ResponseTokens) -> TokenLoss:

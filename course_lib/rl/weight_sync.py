@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_lib.rl.readback import fingerprint
-from course_lib.rl.receipt import TOLERANCE, Receipt, SyncError, changed_share, diagnose, find_stale
+from course_lib.rl.receipt import TOLERANCE, Receipt, SyncError, count_differences, diagnose, find_stale
 from course_lib.rl.rollout_batch import Rollout, RolloutError, SamplingConfig, request
 from course_lib.rl.rollout_engine import PolicyRollout
 from course_lib.rl.world import World
@@ -114,6 +114,7 @@ class WeightSync:
         try:
             if self.rollout.suspect:
                 self.rollout.erase_kv_cache()
+                self.rollout.forget_plan()
             self.rollout.suspect = True  # until the receipt is clean
             self.reload(weights)
             self.rollout.hollow = False
@@ -162,7 +163,8 @@ class WeightSync:
         self, before: dict[str, Tensor] | None, sent: dict[str, Tensor], seen: "_Seen", just_synced: bool
     ) -> Receipt:
         stale = find_stale(sent, seen.weights) if seen.weights else ()
-        moved = {name for name, value in sent.items() if before is not None and not torch.equal(before[name], value)}
+        differ = count_differences({name: (before[name], value) for name, value in sent.items()} if before else {})
+        moved = {name for name, count in differ.items() if count}
         if "lm_head.weight" in seen.weights and any(name.endswith("embed_tokens.weight") for name in moved):
             moved.add("lm_head.weight")
         cached = seen.cached
@@ -179,7 +181,7 @@ class WeightSync:
             culprit = f"{culprit}; {seen.refused}" if stale else seen.refused
         elif culprit is None and not seen.comparable:
             culprit = "not checked: another rank's engine gave no canaries"
-        changed = changed_share(before, sent)
+        changed = sum(differ.values()) / max(1, sum(value.numel() for value in sent.values()))
         version, tensors = self.rollout.weight_version, len(seen.weights)
         return Receipt(version, tensors, stale, changed, cached, gap, self.noise_floor, culprit)
 

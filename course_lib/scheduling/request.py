@@ -5,6 +5,9 @@ from enum import Enum
 
 from course_lib.paged_attention.prefix_cache import BlockHash, block_hashes
 
+IN_FLIGHT = -1
+"""Stands in a request's tokens for one that a step is computing: there is a token, and nobody knows it yet."""
+
 
 class RequestStatus(Enum):
     """Where a request is in its life; the names are vLLM's."""
@@ -38,6 +41,7 @@ class Request:
             scheduling is about this number catching up with `num_tokens`.
         num_cached_tokens: how many of them the prefix cache spared it when it was last admitted.
         num_preemptions: how often it lost its blocks.
+        num_in_flight: how many of its tokens, the last ones, are `IN_FLIGHT` (vLLM's `num_output_placeholders`).
 
     Raises:
         ValueError: an empty prompt, or nothing to generate.
@@ -66,30 +70,51 @@ class Request:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
+        self.num_in_flight = 0
         self._hashes: list[BlockHash] = []
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens there are so far, prompt and output."""
+        """How many tokens there are so far, prompt and output, those in flight included."""
         return len(self.token_ids)
 
     @property
     def output_token_ids(self) -> list[int]:
-        """The tokens generated so far."""
-        return self.token_ids[self.num_prompt_tokens :]
+        """The tokens generated so far, as far as they are known."""
+        return self.token_ids[self.num_prompt_tokens : self.num_tokens - self.num_in_flight]
 
     def block_hashes(self, block_size: int) -> list[BlockHash]:
-        """Return the hash chain of its full blocks; each is computed once."""
-        self._hashes = block_hashes(self.token_ids, block_size, self._hashes)
+        """Return the hash chain of its full blocks of known tokens; each is computed once."""
+        known = self.num_tokens - self.num_in_flight
+        if known // block_size > len(self._hashes):
+            self._hashes = block_hashes(self.token_ids[:known], block_size, self._hashes)
         return self._hashes
 
+    def is_full(self, max_model_len: int) -> bool:
+        """Whether its last token, perhaps in flight, is the last that it may have."""
+        return self.num_tokens >= max_model_len or self.num_tokens - self.num_prompt_tokens >= self.max_tokens
+
+    def expect(self) -> None:
+        """Count on a token that a step is computing."""
+        self.token_ids.append(IN_FLIGHT)
+        self.num_in_flight += 1
+
     def append(self, token: int, max_model_len: int) -> None:
-        """Add a generated token, and finish the request where it is the last one."""
+        """Add a generated token, in the place that was kept for it, and finish the request where it is the last one."""
+        if self.num_in_flight:
+            later = self.token_ids[self.num_tokens - self.num_in_flight + 1 :]
+            del self.token_ids[self.num_tokens - self.num_in_flight :]
+            self.num_in_flight = 0
+        else:
+            later = []
         self.token_ids.append(token)
         if token in self.stop_token_ids:
             self.status = RequestStatus.FINISHED_STOPPED
-        elif self.num_tokens >= max_model_len or self.num_tokens - self.num_prompt_tokens >= self.max_tokens:
+        elif self.is_full(max_model_len):
             self.status = RequestStatus.FINISHED_LENGTH_CAPPED
+        else:  # else what is in flight behind it is not wanted
+            self.token_ids += later
+            self.num_in_flight = len(later)
 
     def __lt__(self, other: "Request") -> bool:
         """Whether this one comes first under the priority policy."""

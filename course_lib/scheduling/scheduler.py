@@ -124,7 +124,10 @@ class Scheduler:
         index = 0
         while index < len(self.running) and budget:
             request = self.running[index]
-            num_new = min(self._capped(request.num_tokens - request.num_computed_tokens), budget)
+            num_new = min(self._capped(self._behind(request)), budget)
+            if not num_new:  # nothing of it can be computed yet
+                index += 1
+                continue
             num_tokens = request.num_computed_tokens + num_new
             while self.kv_manager.allocate_slots(request.request_id, num_tokens, self._hashes(request)) is None:
                 victim = self._victim()
@@ -200,6 +203,10 @@ class Scheduler:
         else:
             self.waiting.remove(request)
         del self.requests[request.request_id]
+
+    def _behind(self, request: Request) -> int:
+        """Return how many of a running request's tokens are not computed."""
+        return request.num_tokens - request.num_computed_tokens
 
     def _capped(self, num_new: int) -> int:
         """Return how many of these tokens a request may compute in one step beside others."""

@@ -14,9 +14,10 @@ from typing import Any
 from course_lib.kv_cache.cost import Hardware, ModelShape, kv_bytes_per_token
 from course_lib.machine.record import RESULTS, read_record
 from course_lib.paged_attention.block_table import num_blocks_for
-from course_lib.serving.contender import Contender, ContenderError, Job
+from course_lib.serving.contender import RUNGS, Contender, ContenderError, Job
 
 ENGINES = ("ours", "vllm", "transformers")
+LADDER = tuple(RUNGS)
 BLOCK_SIZE = 16
 
 
@@ -144,8 +145,9 @@ def bench_serve(
         folder: a model folder.
         workload: the requests.
         hardware: the speeds that the floor is worked out from.
-        engines: of `ENGINES`, in the order in which they take turns.
-        rounds: how often each serves the whole workload; the fastest counts, since other programs only make one slower.
+        engines: of `ENGINES` and `LADDER`, in the order in which they take turns.
+        rounds: how often each serves the whole workload; the fastest counts, since other programs only make one slower. In one
+            round engines need not stay for their next turn: each ends before the next one starts, and has all memory.
         memory_bytes: most bytes of each engine's KV cache; without it, room for all requests at once.
         limit: seconds that an engine may take for a round; one that takes longer is ended, and counts as failed.
         on_event: told in words what happens.
@@ -153,10 +155,10 @@ def bench_serve(
     Raises:
         ValueError: there is no such engine, or no round.
     """
-    unknown = [name for name in engines if name not in ENGINES]
+    unknown = [name for name in engines if name not in (*ENGINES, *LADDER)]
     if unknown or not engines or rounds < 1:
         raise ValueError(
-            f"engines {list(engines)}, {rounds} rounds; expected some of {list(ENGINES)}, and at least 1 round."
+            f"engines {list(engines)}, {rounds} rounds; expected some of {[*ENGINES, *LADDER[:-1]]}, and at least 1 round."
         )
     shape, lengths = ModelShape.from_config(folder), workload.lengths()
     room = pool_bytes(shape, lengths)
@@ -168,21 +170,30 @@ def bench_serve(
         min(room, memory_bytes or room),
         BLOCK_SIZE,
         # On a GPU, what an engine takes in all must leave room for the others.
-        0.9 / len(engines),
+        0.9 / (len(engines) if rounds > 1 else 1),
     )
     results: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in engines}
     with ExitStack() as stack:
         running: dict[str, Contender] = {}
+
+        def turn(name: str, engine: Contender, number: int) -> None:
+            on_event(f"{name}, round {number} of {rounds}")
+            results[name]["seconds"].append(engine.run(limit))
+
         for name in engines:
-            with _reported(name, results, on_event):
+            with _reported(name, results, on_event), ExitStack() as alone:
                 on_event(f"{name} starts")
-                running[name] = stack.enter_context(Contender(name, job))
-                results[name] |= running[name].about
-        for turn in range(rounds):
+                engine = alone.enter_context(Contender(name, job))
+                results[name] |= engine.about
+                if rounds == 1:
+                    turn(name, engine, 1)
+                else:
+                    running[name] = engine
+                    stack.push(alone.pop_all())
+        for number in range(1, rounds + 1):
             for name in [name for name in running if "error" not in results[name]]:
                 with _reported(name, results, on_event):
-                    on_event(f"{name}, round {turn + 1} of {rounds}")
-                    results[name]["seconds"].append(running[name].run(limit))
+                    turn(name, running[name], number)
     least = floor(shape, hardware, lengths)
     tokens = sum(output for _, output in lengths)
     for result in results.values():

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from course_lib.scheduling import Request, Scheduler, SchedulerOutput
-from course_lib.serving.batch import Span
+from course_lib.scheduling import AsyncScheduler, Request, Scheduler, SchedulerOutput
+from course_lib.serving.batch import KNOWN, Span
 from course_lib.serving.detokenizer import Detokenizer
 from course_lib.serving.model_runner import ModelRunner
 from course_lib.serving.outputs import Logprob, RequestMetrics, RequestOutput
 from course_lib.serving.request_state import RequestState, Sample
-from course_lib.serving.sampler import Sampled, Sampler, SamplingRow
+from course_lib.serving.sampler import Draw, Sampled, Sampler, SamplingRow
 from course_lib.serving.sampling_params import SamplingParams
 
 
@@ -31,8 +31,30 @@ class Step:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A step that is being computed.
+
+    Attributes:
+        plan: what the scheduler planned.
+        samples: those that get a token, with their requests.
+        draw: their tokens; None where there are none.
+        rows: the row of each in `draw`, by the scheduler's request id.
+        times: when it began, was planned, and was launched, in seconds.
+    """
+
+    plan: SchedulerOutput
+    samples: list[tuple[RequestState, Sample]]
+    draw: Draw | None
+    rows: dict[str, int]
+    times: list[float]
+
+
 class LLMEngine:
     """Runs requests step by step.
+
+    With an `AsyncScheduler`, `step` launches a step and then finishes the one before it: while the host takes in tokens, makes
+    outputs and plans the next step, the device computes. Outputs come a step later, and are the same.
 
     Args:
         runner: the model and its KV cache.
@@ -41,7 +63,8 @@ class LLMEngine:
         tokenizer: a transformers tokenizer; None takes and gives tokens only.
         eos_token_ids: tokens that end an output unless `ignore_eos`, the tokenizer's own one first.
         on_step: called in each step with a `Step`, after its tokens are sampled and before the scheduler takes them in: the
-            queue, the block tables and the pool are as they were when the model ran.
+            queue, the block tables and the pool are as they were when the model ran. (With an `AsyncScheduler` they are as
+            the next step has them.)
     """
 
     def __init__(
@@ -57,6 +80,8 @@ class LLMEngine:
         self.eos_token_ids = tuple(eos_token_ids)
         self.on_step = on_step
         self._idle_steps = 0
+        self._overlaps = isinstance(scheduler, AsyncScheduler)
+        self._in_flight: _Launched | None = None
         self._states: dict[str, RequestState] = {}
         self._samples: dict[str, tuple[RequestState, Sample]] = {}  # by the scheduler's ids
 
@@ -108,23 +133,54 @@ class LLMEngine:
             raise
         self._states[request_id] = state
 
-    def step(self) -> list[RequestOutput]:
-        """Compute one step, and return the outputs so far of the requests that got a token."""
+    def step(self, only_finished: bool = False) -> list[RequestOutput]:
+        """Compute one step, and return the outputs so far of the requests that got a token.
+
+        Args:
+            only_finished: make outputs of finished requests only; to make one is to copy its tokens.
+        """
+        launched: _Launched | None = self._launch()
+        if self._overlaps:
+            launched, self._in_flight = self._in_flight, launched
+        return [] if launched is None else self._finish(launched, only_finished)
+
+    def _launch(self) -> _Launched:
+        """Plan a step and hand it to the device."""
         times = [time.perf_counter()]
         plan = self.scheduler.schedule()
         times.append(time.perf_counter())
         self._check_progress(plan)
         spans, samples = self._prepare(plan)
-        logits = self.runner.run(spans) if spans else None
-        times.append(time.perf_counter())
-        sampled = self.sampler(logits, [sample.sampling_now() for sample in samples]) if logits is not None else []
-        times.append(time.perf_counter())
-        tokens = {sample.request.request_id: got.token for sample, got in zip(samples, sampled, strict=True)}
+        draw, rows = None, {}
+        if spans:
+            before = self._in_flight
+            computed = self.runner.run(spans, None if before is None or before.draw is None else before.draw.tokens)
+            times.append(time.perf_counter())
+            if samples:
+                asked = [sample.sampling_now() for _, sample in samples]
+                draw = self.sampler.launch(computed.logits, asked, computed.positions)
+                rows = {sample.request.request_id: row for row, (_, sample) in enumerate(samples)}
+            if isinstance(self.scheduler, AsyncScheduler):
+                self.scheduler.expect(rows)
+        else:
+            times.append(time.perf_counter())
+        return _Launched(plan, samples, draw, rows, times)
+
+    def _finish(self, launched: _Launched, only_finished: bool) -> list[RequestOutput]:
+        """Take in a launched step's tokens, once they are there."""
+        sampled = [] if launched.draw is None else launched.draw.result()
+        got = [
+            (state, sample, token)
+            for (state, sample), token in zip(launched.samples, sampled, strict=True)
+            # One that was aborted, or that a stop ended a step ago, has left; its name may be another's now.
+            if self._samples.get(sample.request.request_id, (None, None))[1] is sample
+        ]
+        tokens = {sample.request.request_id: token.token for _, sample, token in got}
         if self.on_step is not None:
-            seconds = (after - before for before, after in itertools.pairwise(times))
-            self.on_step(Step(plan, tokens, dict(zip(("schedule", "run", "sample"), seconds, strict=True))))
+            seconds = (after - before for before, after in itertools.pairwise([*launched.times, time.perf_counter()]))
+            self.on_step(Step(launched.plan, tokens, dict(zip(("schedule", "run", "sample"), seconds, strict=True))))
         self.scheduler.update(tokens)
-        return self._collect(samples, sampled)
+        return self._collect(got, only_finished)
 
     def abort_request(self, request_id: str) -> RequestOutput | None:
         """End a request before its time, and return what there is of it; None where it is not here (any more)."""
@@ -164,43 +220,47 @@ class LLMEngine:
 
     def _check_progress(self, plan: SchedulerOutput) -> None:
         """Raise where a scheduler, perhaps a learner's, would let its requests wait forever."""
-        self._idle_steps = 0 if plan.num_scheduled_tokens or not self._states else self._idle_steps + 1
+        waits = self._in_flight is not None and self._in_flight.samples
+        self._idle_steps = 0 if plan.num_scheduled_tokens or waits or not self._states else self._idle_steps + 1
         if self._idle_steps > 1:  # once is possible: when a request gives its blocks to be admitted again
             raise RuntimeError(
                 f"the scheduler planned nothing in two steps, and {len(self._states)} requests are unfinished "
                 f"({plan.held_back or 'no reason given'}); look at its schedule()"
             )
 
-    def _prepare(self, plan: SchedulerOutput) -> tuple[list[Span], list[Sample]]:
+    def _prepare(self, plan: SchedulerOutput) -> tuple[list[Span], list[tuple[RequestState, Sample]]]:
         """Return what the model has to compute, and the samples that get a token: those whose tokens are all computed then."""
         spans, samples, now = [], [], time.monotonic()
+        rows = {} if self._in_flight is None else self._in_flight.rows
         for request_id, num_new in plan.num_scheduled_tokens.items():
-            state, sample = self._samples[request_id]
-            state.metrics.scheduled_ts = state.metrics.scheduled_ts or now
-            request = sample.request
+            entry = self._samples[request_id]
+            request, metrics = entry[1].request, entry[0].metrics
+            if metrics.scheduled_ts is None:
+                metrics.scheduled_ts = now
             end = request.num_computed_tokens  # `schedule` has counted the step's tokens already
-            table = self.scheduler.kv_manager.table(request_id)
-            spans.append(Span(request.token_ids, end - num_new, end, table))
-            if end == request.num_tokens:
-                samples.append(sample)
+            source = rows[request_id] if request.num_in_flight else KNOWN
+            table = self.scheduler.kv_manager.live_table(request_id)
+            spans.append(Span(request.token_ids, end - num_new, end, table, source))
+            if end == len(request.token_ids):
+                samples.append(entry)
         return spans, samples
 
-    def _collect(self, samples: Sequence[Sample], sampled: Sequence[Sampled]) -> list[RequestOutput]:
+    def _collect(self, got: Sequence[tuple[RequestState, Sample, Sampled]], only_finished: bool) -> list[RequestOutput]:
         """Let each sample take in its token, and return the outputs of their requests."""
         now = time.monotonic()
-        changed: dict[str, int] = {}
-        for sample, got in zip(samples, sampled, strict=True):
-            state = self._samples[sample.request.request_id][0]
-            sample.add(got)
+        changed: dict[str, RequestState] = {}
+        for state, sample, token in got:
+            sample.add(token)
             if sample.finish_reason is not None:
                 self._forget(sample)  # a stop string is ours to find: the scheduler would go on
-            changed[state.request_id] = changed.get(state.request_id, 0) + 1
+            state.metrics.note(now)
+            changed[state.request_id] = state
         outputs = []
-        for request_id, tokens in changed.items():
-            state = self._states[request_id]
-            state.note(now, tokens)
-            outputs.append(state.output())
-            if state.finished:
+        for request_id, state in changed.items():
+            finished = state.finished
+            if finished or not only_finished:
+                outputs.append(state.output())
+            if finished:
                 del self._states[request_id]
         return outputs
 

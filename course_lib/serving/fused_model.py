@@ -60,6 +60,10 @@ class FusedTransformer:
         """Return the logits of the tokens that come after these."""
         return self._head(hidden)
 
+    def logits_into(self, out: Float[Tensor, "tokens vocab"], hidden: Float[Tensor, "tokens hidden"]) -> None:
+        """Write the logits into `out`, on a GPU."""
+        torch.mm(hidden, self._head.weight.t(), out=out)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

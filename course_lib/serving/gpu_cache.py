@@ -2,13 +2,27 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from course_lib.paged_attention import AttentionMetadata, PagedKVCache
 from course_lib.paged_attention.triton_attention import triton_paged_attention
+from course_lib.paged_attention.triton_naive import naive_paged_attention
 
 
 class GPUPagedCache(PagedKVCache):
-    """A `PagedKVCache` whose attention is the Triton kernel, told by the host what it would else have to ask the GPU."""
+    """A `PagedKVCache` whose attention is the Triton kernel, told by the host what it would else have to ask the GPU.
+
+    Args:
+        naive: take the first kernel of lesson 03's ladder instead, for comparison; it asks the GPU, and no graph can hold it.
+        size: `PagedKVCache`'s arguments.
+    """
+
+    def __init__(self, *size: Any, naive: bool = False):
+        super().__init__(*size)
+        self._naive = naive
 
     def begin(self, metadata: AttentionMetadata, query_lens: Sequence[int], seq_lens: Sequence[int]) -> None:
         """Plan the next step.
@@ -19,4 +33,23 @@ class GPUPagedCache(PagedKVCache):
             seq_lens: keys of each sequence, those of its new tokens included, or more; only the largest matters.
         """
         self.metadata = metadata
-        self.attention = partial(triton_paged_attention, max_query_len=max(query_lens), max_seq_len=max(seq_lens))
+        self.attention = (
+            naive_paged_attention
+            if self._naive
+            else partial(triton_paged_attention, max_query_len=max(query_lens), max_seq_len=max(seq_lens))
+        )
+
+    @property
+    def slots(self) -> Int[Tensor, " tokens"]:
+        """Where the step's keys and values are to be written."""
+        assert self.metadata is not None
+        return self.metadata.slot_mapping
+
+    def attend_stored(
+        self, layer: int, q: Float[Tensor, "tokens heads head_dim"]
+    ) -> Float[Tensor, "tokens heads head_dim"]:
+        """Attend causally for the new tokens' queries, once their keys and values are in `slots`."""
+        assert self.metadata is not None
+        keys, values = self.kv[layer]
+        step = self.metadata
+        return self.attention(q, keys, values, step.block_tables, step.seq_lens, step.query_lens)

@@ -11,12 +11,12 @@ from torch import Tensor
 from course_lib import machine
 from course_lib.models import load_policy
 from course_lib.paged_attention import BlockPool, PagedKVManager
-from course_lib.scheduling import Scheduler, SchedulerConfig
+from course_lib.scheduling import Scheduler, SchedulerConfig, planning_ahead
 from course_lib.serving.engine import LLMEngine, Step
 from course_lib.serving.model_config import ModelConfig
-from course_lib.serving.model_runner import ModelRunner
+from course_lib.serving.model_runner import GPUKernels, ModelRunner
 from course_lib.serving.outputs import RequestOutput
-from course_lib.serving.prompts import Prompt, as_prompts, tokens_of
+from course_lib.serving.prompts import Prompt, as_prompts, one_each, tokens_of
 from course_lib.serving.sampler import LogprobsMode, Sampler
 from course_lib.serving.sampling_params import SamplingParams
 
@@ -42,6 +42,10 @@ class LLM:
         enable_chunked_prefill: whether a prompt may be computed in parts.
         scheduling_policy: `fcfs` or `priority`.
         enforce_eager: no CUDA graphs; without effect on a CPU.
+        async_scheduling: plan and launch a step before the last one's tokens are read (see `AsyncScheduler`); where None on a GPU,
+            unless somebody watches the steps or brings a scheduler. On a CPU there is nothing to overlap with.
+        gpu_kernels: `fused`, or a lower rung of lesson 05's ladder: `paged` has PyTorch's operations between lesson 03's
+            attention and the products, `naive` its first attention kernel too. Without effect on a CPU.
         seed: of samples that have no seed of their own.
         logprobs_mode: of the model as it is (`raw_logprobs`), or of what was sampled from (`processed_logprobs`).
         device: `cpu` or `cuda`; this machine's where None.
@@ -70,6 +74,8 @@ class LLM:
         enable_chunked_prefill: bool = True,
         scheduling_policy: Literal["fcfs", "priority"] = "fcfs",
         enforce_eager: bool = False,
+        async_scheduling: bool | None = None,
+        gpu_kernels: GPUKernels = "fused",
         seed: int = 0,
         logprobs_mode: LogprobsMode = "raw_logprobs",
         device: str | None = None,
@@ -83,7 +89,10 @@ class LLM:
         folder = load_policy(model)
         config = ModelConfig.load(folder)
         device = device or machine.device()
-        budget = max_num_batched_tokens or (8192 if device.startswith("cuda") else 2048)
+        on_gpu = device.startswith("cuda")
+        if async_scheduling is None:
+            async_scheduling = on_gpu and scheduler is Scheduler and on_step is None
+        budget = max_num_batched_tokens or (8192 if on_gpu else 2048)
         runner = ModelRunner(folder, config.dtype(dtype), device, block_size)
         num_blocks = num_blocks or runner.blocks_that_fit(
             kv_cache_memory_bytes, gpu_memory_utilization, budget, max_num_seqs
@@ -97,15 +106,15 @@ class LLM:
             enable_chunked_prefill=enable_chunked_prefill,
             policy=scheduling_policy,
         )
-        runner.make_cache(num_blocks, max_num_seqs, max_model_len, use_graphs=not enforce_eager)
+        runner.make_cache(num_blocks, max_num_seqs, max_model_len, not enforce_eager, gpu_kernels)
         manager = PagedKVManager(num_blocks, block_size, enable_prefix_caching, block_pool)
         self.folder, self._config = folder, config
         self._request_counter = itertools.count()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.llm_engine = LLMEngine(
             runner,
-            scheduler(scheduler_config, manager),
-            Sampler(seed, device, logprobs_mode),
+            (planning_ahead(scheduler) if async_scheduling else scheduler)(scheduler_config, manager),
+            _sampler(gpu_kernels == "fused" and on_gpu)(seed, device, logprobs_mode),
             tokenizer,
             config.eos_token_ids(tokenizer),
             on_step,
@@ -135,8 +144,8 @@ class LLM:
         Raises:
             ValueError: lengths of the arguments differ, requests added by hand are unfinished, or `raise_on_error`.
         """
-        outputs = self.stream(prompts, sampling_params, priority=priority, raise_on_error=raise_on_error)
-        finished = {output.request_id: output for output in outputs if output.finished}
+        outputs = self._run(prompts, sampling_params, priority, raise_on_error, only_finished=True)
+        finished = {output.request_id: output for output in outputs}
         return [finished[request_id] for request_id in sorted(finished, key=int)]
 
     def stream(
@@ -151,27 +160,7 @@ class LLM:
 
         Text never ends in half a character, nor in what may become a stop string. Whoever stops listening ends the requests.
         """
-        if self.has_unfinished_requests():
-            raise ValueError("requests added by hand are unfinished; take their outputs with step(), or abort them")
-        requests = as_prompts(prompts)
-        params = _one_each("sampling_params", sampling_params or self.get_default_sampling_params(), len(requests))
-        priorities = _one_each("priority", 0 if priority is None else priority, len(requests))
-        ids = [str(next(self._request_counter)) for _ in requests]
-        refused: list[RequestOutput] = []
-        try:
-            for request in zip(ids, requests, params, priorities, strict=True):
-                try:
-                    self.add_request(*request)
-                except ValueError as error:
-                    refused.append(RequestOutput.refused(request[0], request[1], str(error)))
-            if refused and raise_on_error:
-                raise ValueError("\n".join(f"prompt {ids.index(one.request_id)}: {one.error}" for one in refused))
-            yield from refused
-            while self.has_unfinished_requests():
-                yield from self.step()
-        finally:
-            for request_id in ids:
-                self.abort_request(request_id)
+        return self._run(prompts, sampling_params, priority, raise_on_error)
 
     def chat(
         self,
@@ -256,14 +245,43 @@ class LLM:
         """Return the sampling that the model's generation_config.json recommends, as vLLM does."""
         return self._config.default_sampling_params()
 
+    def _run(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: Sequence[int] | None,
+        raise_on_error: bool,
+        only_finished: bool = False,
+    ) -> Iterator[RequestOutput]:
+        if self.has_unfinished_requests():
+            raise ValueError("requests added by hand are unfinished; take their outputs with step(), or abort them")
+        requests = as_prompts(prompts)
+        params = one_each("sampling_params", sampling_params or self.get_default_sampling_params(), len(requests))
+        priorities = one_each("priority", 0 if priority is None else priority, len(requests))
+        ids = [str(next(self._request_counter)) for _ in requests]
+        refused: list[RequestOutput] = []
+        try:
+            for request in zip(ids, requests, params, priorities, strict=True):
+                try:
+                    self.add_request(*request)
+                except ValueError as error:
+                    refused.append(RequestOutput.refused(request[0], request[1], str(error)))
+            if refused and raise_on_error:
+                raise ValueError("\n".join(f"prompt {ids.index(one.request_id)}: {one.error}" for one in refused))
+            yield from refused
+            while self.has_unfinished_requests():
+                yield from self.llm_engine.step(only_finished)
+        finally:
+            for request_id in ids:
+                self.abort_request(request_id)
+
     def __repr__(self) -> str:
         return f"LLM({self.folder.name}, {self.llm_engine})"
 
 
-def _one_each(name: str, values: Any, count: int) -> list[Any]:
-    """Return a value for each of `count` prompts, from one for all or one each."""
-    if isinstance(values, int | SamplingParams):
-        return [values] * count
-    if len(values) != count:
-        raise ValueError(f"{name} has {len(values)} entries for {count} prompts; give one for all, or one each")
-    return list(values)
+def _sampler(by_kernels: bool) -> type[Sampler]:
+    if not by_kernels:
+        return Sampler
+    from course_lib.serving.gpu_sampler import GPUSampler  # Triton is imported where there is a GPU
+
+    return GPUSampler

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from course_lib.kv_cache.transformer import Transformer
-from course_lib.serving.batch import Batch, Span
+from course_lib.serving.batch import Batch, BlockTableRows, Span
 from course_lib.serving.cpu_cache import CPUPagedCache
 from course_lib.serving.fused_model import FusedTransformer
 from course_lib.serving.memory import CPU_KV_CACHE_BYTES, bytes_per_block, gpu_kv_cache_bytes
@@ -17,6 +17,21 @@ from course_lib.serving.memory import CPU_KV_CACHE_BYTES, bytes_per_block, gpu_k
 if TYPE_CHECKING:  # Triton is imported where there is a GPU
     from course_lib.serving.cuda_graphs import DecodeGraphs
     from course_lib.serving.gpu_cache import GPUPagedCache
+    from course_lib.serving.gpu_model import HiddenStates
+
+GPUKernels = Literal["naive", "paged", "fused"]
+
+
+class Computed(NamedTuple):
+    """What a step has computed.
+
+    Attributes:
+        logits: of each request that has caught up, in order; the next step may overwrite them.
+        positions: of the tokens that they come from.
+    """
+
+    logits: Float[Tensor, "samples vocab"]
+    positions: Int[Tensor, " samples"]
 
 
 class ModelRunner:
@@ -34,6 +49,8 @@ class ModelRunner:
         self.block_size = block_size
         self.cache: CPUPagedCache | GPUPagedCache | None = None
         self._graphs: DecodeGraphs | None = None
+        self._layers: HiddenStates = self.model.hidden_states
+        self._rows = BlockTableRows()
 
     @property
     def on_gpu(self) -> bool:
@@ -66,32 +83,49 @@ class ModelRunner:
             )
         return kv_cache_memory_bytes // size
 
-    def make_cache(self, num_blocks: int, max_num_seqs: int, max_model_len: int, use_graphs: bool) -> None:
-        """Reserve the KV cache, and on a GPU record decode's CUDA graphs if these are wanted."""
+    def make_cache(
+        self, num_blocks: int, max_num_seqs: int, max_model_len: int, use_graphs: bool, kernels: GPUKernels = "fused"
+    ) -> None:
+        """Reserve the KV cache, and on a GPU record decode's CUDA graphs if these are wanted.
+
+        Raises:
+            ValueError: graphs of the naive kernel, which can't be recorded.
+        """
         config = self.model.config
         size = (self.block_size, config.kv_heads, config.head_dim, self.model.dtype, self.model.device)
         if not self.on_gpu:
             self.cache = CPUPagedCache(config.layers, num_blocks, *size)
             return
-        from course_lib.serving import cuda_graphs, gpu_cache
+        from course_lib.serving import cuda_graphs, gpu_cache, gpu_model
 
+        naive = kernels == "naive"
+        if naive and use_graphs:
+            raise ValueError(
+                "gpu_kernels='naive' asks the GPU, which no graph can hold: give enforce_eager=True with it."
+            )
         # One block more than the pool has: what pads a graph's batch writes there.
-        self.cache = gpu_cache.GPUPagedCache(config.layers, num_blocks + 1, *size)
+        self.cache = gpu_cache.GPUPagedCache(config.layers, num_blocks + 1, *size, naive=naive)
+        if kernels == "fused":
+            self._layers = gpu_model.GPUTransformer(self.model, max_model_len)
         if use_graphs:
-            self._graphs = cuda_graphs.DecodeGraphs(self.model, self.cache, max_num_seqs, max_model_len)
+            self._graphs = cuda_graphs.DecodeGraphs(self.model, self._layers, self.cache, max_num_seqs, max_model_len)
 
     @torch.inference_mode()
-    def run(self, spans: Sequence[Span]) -> Float[Tensor, "samples vocab"]:
-        """Compute the tokens of a step, and return the logits of each request that has caught up, in order."""
+    def run(self, spans: Sequence[Span], previous: Int[Tensor, " rows"] | None = None) -> Computed:
+        """Compute the tokens of a step. On a GPU this launches the work, and does not wait for it.
+
+        Args:
+            spans: the requests' parts in it.
+            previous: what the step before sampled, where some of the tokens are in flight.
+        """
         if self.cache is None:
             raise RuntimeError("there is no KV cache yet; call make_cache first")
-        batch = Batch.build(spans, self.block_size, self.model.device)
+        batch = Batch.build(spans, self.block_size, self.model.device, self._rows)
         if self._graphs is not None and self._graphs.fits(batch):
-            hidden = self._graphs.hidden_states(batch)
-        else:
-            self.cache.begin(batch.metadata, batch.query_lens, batch.seq_lens)
-            hidden = self.model.hidden_states(batch.tokens, batch.positions, self.cache)
-        return self.model.logits(hidden[batch.sample_rows])
+            return Computed(self._graphs.run(batch, previous), batch.positions)
+        self.cache.begin(batch.metadata, batch.query_lens, batch.seq_lens)
+        hidden = self._layers(batch.fed(previous), batch.positions, self.cache)
+        return Computed(self.model.logits(hidden[batch.sample_rows]), batch.positions[batch.sample_rows])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy weights in, in place: CUDA graphs go on with the new ones. See `Transformer.load_weights`."""

@@ -68,6 +68,17 @@ class RequestMetrics:
     num_generation_tokens: int = 0
     num_preemptions: int = 0
 
+    def note(self, now: float) -> None:
+        """Take down that a token came.
+
+        Args:
+            now: seconds.
+        """
+        if self.first_token_ts is None:
+            self.first_token_ts = now
+        self.last_token_ts = now
+        self.num_generation_tokens += 1
+
     @property
     def first_token_latency(self) -> float | None:
         """Seconds from arrival to the first token."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from course_lib.serving.sampling_params import SamplingParams
+
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or vLLM's `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
 
@@ -37,3 +39,12 @@ def tokens_of(prompt: Prompt, tokenizer: Any) -> tuple[str | None, list[int]]:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def one_each(name: str, values: Any, count: int) -> list[Any]:
+    """Return a value for each of `count` prompts, from one for all or one each."""
+    if isinstance(values, int | SamplingParams):
+        return [values] * count
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} prompts; give one for all, or one each")
+    return list(values)

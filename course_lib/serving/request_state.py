@@ -35,6 +35,7 @@ class Sample:
     def sampling_now(self) -> SamplingRow:
         """Return how its next token is chosen: what stops it is forbidden before `min_tokens`."""
         params, request = self.sampling.params, self.request
+        # What is in flight counts: this row is for the token behind it.
         if params.min_tokens and request.num_tokens - request.num_prompt_tokens < params.min_tokens:
             return SamplingRow(params, self.sampling.generator, tuple(request.stop_token_ids))
         return self.sampling
@@ -109,21 +110,9 @@ class RequestState:
         """Whether all samples are."""
         return all(sample.finish_reason is not None for sample in self.samples)
 
-    def note(self, now: float, tokens: int) -> None:
-        """Take down that tokens came.
-
-        Args:
-            now: seconds.
-            tokens: how many.
-        """
-        metrics = self.metrics
-        metrics.first_token_ts = metrics.first_token_ts or now
-        metrics.last_token_ts = now
-        metrics.num_generation_tokens += tokens
-        metrics.num_preemptions = sum(sample.request.num_preemptions for sample in self.samples)
-
     def output(self) -> RequestOutput:
         """Return what there is so far."""
+        self.metrics.num_preemptions = sum(sample.request.num_preemptions for sample in self.samples)
         return RequestOutput(
             request_id=self.request_id,
             prompt=self.prompt,

@@ -1,8 +1,8 @@
 """From logits to tokens, for a whole batch at once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -31,12 +31,38 @@ class SamplingRow:
     forbidden: Sequence[int] = ()
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(NamedTuple):
     """A sampled token, and what was asked about it: for each of some tokens, itself first, its logprob."""
 
     token: int
-    logprobs: dict[int, Logprob] | None = field(default=None)
+    logprobs: dict[int, Logprob] | None = None
+
+
+class Draw:
+    """Tokens that are being sampled: on the device at once, on the host when somebody asks.
+
+    Args:
+        tokens: the tokens, on the device.
+        reports: what was asked about them, by row; called when the tokens are wanted on the host.
+    """
+
+    def __init__(self, tokens: Int[Tensor, " rows"], reports: Callable[[], dict[int, dict[int, Logprob]]]):
+        self.tokens, self._reports = tokens, reports
+        self._host, self._copied = tokens, None
+        if tokens.is_cuda:
+            self._host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self._host.copy_(tokens, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def result(self) -> list[Sampled]:
+        """Wait for the tokens, and return them. The device goes on with what was launched after them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        reports = self._reports()
+        if not reports:
+            return [Sampled(token) for token in self._host.tolist()]
+        return [Sampled(token, reports.get(row)) for row, token in enumerate(self._host.tolist())]
 
 
 class Sampler:
@@ -63,11 +89,26 @@ class Sampler:
         """Return a source of chance on the logits' device."""
         return torch.Generator(self.device).manual_seed(seed)
 
-    @torch.inference_mode()
     def __call__(self, logits: Float[Tensor, "rows vocab"], rows: Sequence[SamplingRow]) -> list[Sampled]:
         """Choose a token for each row of logits."""
         if not rows:
             return []
+        return self.launch(logits, rows, torch.zeros(len(rows), dtype=torch.int32, device=logits.device)).result()
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        logits: Float[Tensor, "rows vocab"],
+        rows: Sequence[SamplingRow],
+        positions: Int[Tensor, " rows"],  # noqa: ARG002  for those that draw by position
+    ) -> Draw:
+        """Begin to choose a token for each row of logits, at least one.
+
+        Args:
+            logits: where the sampler is; free to be overwritten by what is launched next.
+            rows: how each becomes a token.
+            positions: of the tokens that the logits come from, each in its own sequence.
+        """
         logits = logits.float()
         raw = logits
         if any(row.forbidden for row in rows):
@@ -82,7 +123,7 @@ class Sampler:
         wanted = [index for index, row in enumerate(rows) if row.params.logprobs is not None]
         source = raw if self.logprobs_mode == "raw_logprobs" else processed
         reports = self._logprobs(source, tokens, rows, wanted) if wanted else {}
-        return [Sampled(token, reports.get(index)) for index, token in enumerate(tokens.tolist())]
+        return Draw(tokens, lambda: reports)
 
     def _process(self, logits: Tensor, rows: Sequence[SamplingRow]) -> Float[Tensor, "rows vocab"]:
         """Divide by the temperatures, and take out what may not be sampled. Greedy rows stay as they are."""

@@ -70,8 +70,8 @@ class PackedBatch:
         return f"PackedBatch({rows} rows of {length}, {len(self.targets)} response tokens)"
 
 
-def pack(groups: Sequence[Group], pad_id: int = 0) -> PackedBatch:
-    """Pack groups into one micro-batch, a row each.
+def pack(groups: Sequence[Group], pad_id: int = 0, device: torch.device | str = "cpu") -> PackedBatch:
+    """Pack groups into one micro-batch on `device`, a row each.
 
     Raises:
         ValueError: there is no group, or a prompt is empty (nothing would predict the first response token).
@@ -79,29 +79,39 @@ def pack(groups: Sequence[Group], pad_id: int = 0) -> PackedBatch:
     if not groups:
         raise ValueError("pack() got no groups; give at least one.")
     length = max(group.length for group in groups)
-    input_ids = torch.full((len(groups), length), pad_id)
-    position_ids = torch.zeros((len(groups), length), dtype=torch.long)
-    # Padding sees itself alone: a query that sees nothing would be 0/0 in the softmax.
-    mask = torch.eye(length, dtype=torch.bool).repeat(len(groups), 1, 1)
-    places = _Places()
-    causal = torch.ones((length, length), dtype=torch.bool).tril()
+    ids, positions, parts, places = [], [], [], _Places()
     for row, group in enumerate(groups):
-        start = len(group.prompt_ids)
+        start, padding = len(group.prompt_ids), length - group.length
         if start == 0:
             raise ValueError(f"the prompt of samples {group.samples} is empty; a prompt needs at least one token.")
-        input_ids[row, :start] = torch.tensor(group.prompt_ids)
-        position_ids[row, :start] = torch.arange(start)
-        mask[row, :start, :start] = causal[:start, :start]
-        column = start
-        for sample, response in zip(group.samples, group.responses, strict=True):
-            end = column + len(response)
-            input_ids[row, column:end] = torch.tensor(response, dtype=torch.long)
-            position_ids[row, column:end] = start + torch.arange(len(response))
-            mask[row, column:end, :start] = True
-            mask[row, column:end, column:end] = causal[: len(response), : len(response)]
-            places.add(row * length, start, column, response, sample)
-            column = end
-    return PackedBatch(input_ids, position_ids, mask.unsqueeze(1), *places.tensors())
+        row_ids, row_positions, row_parts = [*group.prompt_ids], [*range(start)], [_PROMPT] * start
+        for number, (sample, response) in enumerate(zip(group.samples, group.responses, strict=True), _PROMPT + 1):
+            places.add(row * length, start, len(row_ids), response, sample)
+            row_ids += response
+            row_positions += range(start, start + len(response))
+            row_parts += [number] * len(response)
+        ids.append(row_ids + [pad_id] * padding)
+        positions.append(row_positions + [0] * padding)
+        parts.append(row_parts + [_PADDING] * padding)
+    # The mask is the largest of them, by length: made where it is needed, from what is small.
+    mask = _attention_mask(torch.tensor(parts).to(device, non_blocking=True))
+    batch = PackedBatch(torch.tensor(ids), torch.tensor(positions), mask.unsqueeze(1), *places.tensors())
+    return batch.to(device)
+
+
+_PADDING, _PROMPT = -1, 0  # parts of a row; its responses have the numbers from 1
+
+
+def _attention_mask(parts: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows length length"]:
+    """Return which keys each query sees: the prompt and its own response, up to itself."""
+    queries, keys = parts[:, :, None], parts[:, None, :]
+    seen = queries == keys
+    seen |= keys == _PROMPT
+    seen &= torch.ones(seen.shape[1:], dtype=torch.bool, device=parts.device).tril()
+    seen &= queries != _PADDING
+    # Padding sees itself alone: a query that sees nothing would be 0/0 in the softmax.
+    seen.diagonal(dim1=1, dim2=2).fill_(True)
+    return seen
 
 
 @dataclass

@@ -88,7 +88,7 @@ def sample_logprobs(
     """Return `{sample: logprobs of its response tokens}` of micro-batches, on the CPU; passes marked False are run and dropped."""
     found: dict[int, Tensor] = {}
     for batch, wanted in batches:
-        values = forward(pack(batch).to(device), temperature)[0].cpu()
+        values = forward(pack(batch, device=device), temperature)[0].cpu()
         if wanted:
             lengths = [len(response) for group in batch for response in group.responses]
             samples = [sample for group in batch for sample in group.samples]

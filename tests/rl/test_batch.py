@@ -16,7 +16,7 @@ from course_lib.rl.collect import Collected
 from course_lib.rl.losses import Average, ResponseTokens, TokenLoss
 from course_lib.rl.metrics import step_metrics
 from course_lib.rl.rewards import RewardFault
-from course_lib.rl.update import Updater, UpdateStats, as_token_loss
+from course_lib.rl.update import LossTables, Updater, UpdateStats, as_token_loss
 from course_lib.rl.world import World
 from course_lib.training import StepStats, micro_batches, pack
 
@@ -35,11 +35,11 @@ def parts(batch: Batch, table: torch.Tensor, max_tokens: int, average: Average =
     nothing: Any = None
     updater = Updater(nothing, algorithm, policy_gradient_loss, None, None, LoopConfig(), World())
     weights = token_weights(batch.rollout.response_lengths, average, MAX_NEW_TOKENS)
-    total = torch.zeros(())
+    tables, total = LossTables.of(batch, weights, "cpu"), torch.zeros(())
     for groups in micro_batches(batch.groups(), max_tokens):
         packed = pack(groups)
         logprobs = table[packed.samples, packed.offsets]
-        total = total + updater._part(batch, weights, packed, logprobs, torch.ones_like(logprobs))
+        total = total + updater._part(batch, tables, packed, logprobs, torch.ones_like(logprobs))
     return total
 
 
@@ -63,6 +63,34 @@ def test_mean_over_all_tokens_of_the_batch(make_batch: MakeBatch, pairs: Any, ma
     assert table.grad is not None
     assert torch.allclose(table.grad, slope, atol=1e-6)
     assert torch.equal(batch.trained["seen"].bool(), batch.rollout.response_mask)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "reinforce"])
+def test_the_loss_of_a_micro_batch_waits_for_nothing(make_batch: MakeBatch, name: str) -> None:
+    """On a GPU the host must be free to launch the backward pass. A meta tensor has no values to wait for: reading one raises."""
+    batch = make_batch([2, 3], [1.0, -1.0])
+    nothing: Any = None
+    updater = Updater(nothing, ALGORITHMS[name], policy_gradient_loss, None, None, LoopConfig(), World())
+    tables = LossTables.of(batch, torch.ones(2), "meta")
+    packed = pack(batch.groups()).to("meta")
+    logprobs = torch.zeros(5, device="meta", requires_grad=True)
+    updater._part(batch, tables, packed, logprobs, torch.zeros(5, device="meta")).backward()
+    with pytest.raises(NotImplementedError, match="meta"):
+        batch.trained["seen"]  # which is when the values are fetched
+
+
+def test_what_the_trainer_saw_is_there_after_each_micro_batch_and_gone_after_clear(make_batch: MakeBatch) -> None:
+    batch = make_batch([2, 3, 1, 2], [1.0] * 4)
+    first, second = (pack([group]) for group in batch.groups())
+    batch.trained.record(first, logprobs=torch.arange(5.0), masked=torch.ones(5))
+    assert batch.trained["logprobs"].tolist() == [[0, 1, 0], [2, 3, 4], [0, 0, 0], [0, 0, 0]]
+    batch.trained.record(second, logprobs=torch.full((3,), 7.0), masked=torch.zeros(3))
+    assert batch.trained["logprobs"].tolist() == [[0, 1, 0], [2, 3, 4], [7, 0, 0], [7, 7, 0]]
+    assert batch.trained["masked"].sum() == 5
+    assert batch.trained["seen"].sum() == 8
+    batch.trained.record(first, logprobs=torch.ones(5))
+    batch.trained.clear()
+    assert all(not table.any() for table in batch.trained)
 
 
 def test_groups_hold_every_sample_once(make_batch: MakeBatch) -> None:

@@ -9,11 +9,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from course_lib.rl import Receipt, SyncError
-from course_lib.rl.receipt import TOLERANCE, changed_share, diagnose, find_stale
+from course_lib.rl.receipt import TOLERANCE, count_differences, diagnose, find_stale
 
 EMBED, NORM, MATRIX = "model.embed_tokens.weight", "model.norm.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is launched and does not only look at a tensor in another way."""
+
+    views = ("view", "split", "slice", "detach", "transpose", "unsqueeze")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not any(name in str(func) for name in self.views)
+        return func(*args, **(kwargs or {}))
 
 
 def held() -> dict[str, Tensor]:
@@ -62,15 +77,39 @@ def test_engine_tensors_that_the_trainer_lacks_are_none_of_its_business() -> Non
     assert find_stale(held(), copy() | {"model.rotary.inv_freq": torch.ones(3)}) == ()
 
 
-@given(st.lists(st.booleans(), min_size=12, max_size=12))
-def test_changed_share_counts_values(flips: list[bool]) -> None:
-    now, position = copy(), 0
-    for value in now.values():
-        for index in range(value.numel()):
-            value.view(-1)[index] += flips[position]
-            position += 1
-    assert changed_share(held(), now) == pytest.approx(sum(flips) / 12)
-    assert changed_share(None, now) == 0.0
+SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (4, 2), (2, 3), (0, 2)])
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+@given(st.lists(st.tuples(SHAPES, DTYPES, DTYPES, st.booleans()), max_size=8), st.integers(0, 999))
+def test_differences_are_counted_as_if_one_by_one(kinds: list[Any], seed: int) -> None:
+    """Shapes, dtypes and layouts mixed in one call: each name gets the count of its own pair."""
+    chance = torch.Generator().manual_seed(seed)
+    pairs = {}
+    for number, (shape, dtype, other, turned) in enumerate(kinds):
+        left = torch.randint(0, 2, shape, generator=chance).to(dtype)
+        right = torch.randint(0, 2, shape, generator=chance).to(other)
+        pairs[f"{number}"] = (left, right.T.contiguous().T if turned and right.dim() == 2 else right)
+    wanted = {name: int((left != right).sum()) for name, (left, right) in pairs.items()}
+    assert count_differences(pairs) == wanted
+
+
+def test_all_values_of_a_misshapen_tensor_differ() -> None:
+    assert count_differences({NORM: (torch.ones(2), torch.ones(1)), MATRIX: (torch.ones(2, 2), torch.ones(2, 2))}) == {
+        NORM: 2,
+        MATRIX: 0,
+    }
+
+
+def test_more_tensors_are_not_more_launches() -> None:
+    counts = []
+    for tensors in (4, 64):
+        many = {f"{number}": torch.ones(number + 1) for number in range(tensors)}
+        many |= {f"m{number}": torch.ones(number + 1, 2) for number in range(tensors)}
+        with Operations() as operations:
+            assert find_stale(many, many) == ()
+        counts.append(operations.count)
+    assert counts[0] == counts[1] > 0
 
 
 def culprit(**values: Any) -> str | None:

@@ -15,7 +15,7 @@ from course_lib.models import PolicyError
 from course_lib.models.tiny import END
 from course_lib.rl import EngineRollout, Rollout, RolloutError, SamplingConfig, VLLMRollout
 from course_lib.rl.rollout import request
-from course_lib.rl.rollout_engine import PolicyRollout
+from course_lib.rl.rollout_engine import PolicyRollout, sampling_options
 from course_lib.training import PolicyTrainer
 
 pytestmark = pytest.mark.slow
@@ -94,6 +94,36 @@ def test_seeds_decide_the_samples(rollouts: PolicyRollout) -> None:
     assert draw(5) == draw(5)
     assert all(one != other for one, other in zip(draw(5), draw(6), strict=True))
     assert draw(None) != draw(None)
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_what_the_loop_does_not_use_is_switched_off_and_the_samples_are_the_same(
+    engine: VLLMRollout, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """vLLM's usual form, a dict of each token, has the same tokens and logprobs; beside likelier tokens too."""
+    from vllm import SamplingParams
+
+    sampling = SamplingConfig(max_new_tokens=12, temperature=0.8, n_samples_per_prompt=4, seed=5)
+    found = engine.generate(request(PROMPTS), sampling)
+    flat = type(engine)._params
+    assert flat(engine, sampling, 0).flat_logprobs
+
+    def plain(_: VLLMRollout, sampling: DeepSpeedSamplingConfig, row: int) -> SamplingParams:
+        return SamplingParams(**sampling_options(sampling, row) | {"logprobs": others, "detokenize": True})
+
+    monkeypatch.setattr(VLLMRollout, "_params", plain)
+    usual = engine.generate(request(PROMPTS), sampling)
+    assert len(set(map(tuple, found.responses()))) > 1
+    for name in ("input_ids", "attention_mask", "response_lengths", "logprobs", "finished"):
+        assert torch.equal(getattr(found, name), getattr(usual, name)), name
+
+    def flat_with_others(rollout: VLLMRollout, sampling: DeepSpeedSamplingConfig, row: int) -> SamplingParams:
+        params = flat(rollout, sampling, row)
+        params.logprobs = others
+        return params
+
+    monkeypatch.setattr(VLLMRollout, "_params", flat_with_others)
+    assert torch.equal(engine.generate(request(PROMPTS), sampling).logprobs, found.logprobs)
 
 
 def test_a_sample_does_not_depend_on_its_batch(rollouts: PolicyRollout) -> None:

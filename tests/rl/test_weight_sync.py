@@ -109,6 +109,21 @@ def test_a_stale_cache_that_has_lost_the_canaries(tiny: Path, trainer: PolicyTra
     assert 0 < receipt.cached_tokens <= 20 * 32
 
 
+def test_a_failed_receipt_ends_the_engines_shorter_way(
+    trainer: PolicyTrainer, rollout: PolicyRollout, align: Any, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    align(trainer)
+    asked: list[bool] = []
+    monkeypatch.setattr(rollout, "forget_plan", lambda: asked.append(True))
+    train(trainer)
+    assert WeightSync(trainer, rollout, noise_floor=1.0).push().ok
+    assert NoSync(trainer, rollout, noise_floor=0.0).push().culprit
+    assert not asked
+    assert WeightSync(trainer, rollout, noise_floor=1.0).push().ok
+    assert WeightSync(trainer, rollout, noise_floor=1.0).push().ok
+    assert asked == [True]
+
+
 def test_what_the_engine_refuses_is_in_the_receipt(
     trainer: PolicyTrainer, rollout: PolicyRollout, align: Any, train: Train
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from course_lib.serving import LLM, SamplingParams
 
-from .oracle import assert_pool_whole, tokens_of
+from .oracle import Oracle, assert_pool_whole, tokens_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -37,6 +37,12 @@ def test_gpu_equals_cpu(folder: Path, requests: Any, options: dict[str, Any]) ->
     assert tokens_of(llm.generate(*requests)) == want
     assert tokens_of(llm.generate(*requests)) == want  # and again, from the prefix cache
     assert_pool_whole(llm)
+
+
+def test_greedy_tokens_are_those_of_transformers(folder: Path, requests: Any, oracle: Oracle) -> None:
+    llm = LLM(folder, dtype="float32", device="cuda", num_blocks=256)
+    want = [oracle.greedy(tuple(prompt), wish.max_tokens) for prompt, wish in zip(*requests, strict=True)]
+    assert tokens_of(llm.generate(*requests)) == want
 
 
 def test_new_weights_reach_the_graphs(folder: Path, requests: Any) -> None:

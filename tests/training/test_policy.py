@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
 
-from course_lib.training import FrozenPolicy, Group, Policy
+from course_lib.training import FrozenPolicy, Group, Policy, pack
 
 
 @pytest.fixture
@@ -78,3 +78,11 @@ def test_a_frozen_policy_has_nothing_to_train(tiny_folder: Path) -> None:
     policy = FrozenPolicy(tiny_folder).policy
     assert not policy.training
     assert not any(parameter.requires_grad for parameter in policy.parameters())
+
+
+def test_forward_and_backward_wait_for_nothing(tiny_folder: Path, groups: list[Group]) -> None:
+    """On a GPU the host launches ahead. A meta tensor has no values: whatever needs one to go on raises."""
+    policy = Policy(tiny_folder).to("meta")
+    logprobs, _ = policy(pack(groups, device="meta"), 0.7)
+    logprobs.sum().backward()
+    assert all(parameter.grad is not None for parameter in policy.parameters())

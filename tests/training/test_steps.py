@@ -115,6 +115,42 @@ def test_a_loss_that_is_not_finite_is_as_if_it_never_happened(
     assert same(snapshot(run.trainer), run.after)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.self_attn.k_proj.weight"])
+def test_one_value_of_one_gradient_that_is_not_finite_is_refused(
+    run: Run, groups: list[Group], advantage_loss: Loss, snapshot: Snapshot, name: str, value: float
+) -> None:
+    """The loss is finite: only the gradient says that something is wrong."""
+
+    def spoil(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient.view(-1)[-1] = value
+        return gradient
+
+    run.trainer.load(run.checkpoint)
+    hook = dict(run.trainer.policy.model.named_parameters())[name].register_hook(spoil)
+    try:
+        stats = run.trainer.step(groups, advantage_loss)
+    finally:
+        hook.remove()
+    assert math.isfinite(stats.loss)
+    assert not stats.applied
+    assert not math.isfinite(stats.grad_norm)
+    assert same(snapshot(run.trainer), run.saved)
+    assert [run.trainer.step(groups, advantage_loss) for _ in range(3)] == run.steps
+
+
+def test_partitioned_gradients_are_not_looked_at_one_by_one(
+    run: Run, groups: list[Group], advantage_loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their norm says what 13 launches for each of them would say; an offloaded gradient is looked at on its way."""
+    looks = []
+    monkeypatch.setattr("deepspeed.runtime.zero.stage_1_and_2.has_inf_or_nan", looks.append)
+    run.trainer.load(run.checkpoint)
+    assert run.trainer.step(groups, advantage_loss).applied
+    assert bool(looks) == run.config.offload_optimizer
+
+
 @pytest.mark.parametrize("at", [0, 1, PASSES - 1])
 def test_a_loss_that_raises_leaves_nothing_behind(
     run: Run, groups: list[Group], advantage_loss: Loss, snapshot: Snapshot, at: int

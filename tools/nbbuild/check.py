@@ -6,7 +6,7 @@ from nbformat import NotebookNode
 
 from nbbuild import wrong_page
 from nbbuild.convert import assemble, describe, load, render
-from nbbuild.course import EXERCISES_SUFFIX, BuildError, Course, Lesson
+from nbbuild.course import EXERCISES_SUFFIX, FOLDERS, BuildError, Course, Lesson
 from nbbuild.execute import needs_run
 from nbbuild.keep import exercise_fault
 from nbbuild.lint import lint
@@ -20,7 +20,7 @@ def check(course: Course) -> list[str]:
     faults = [fault for lesson in course.pick([]) for fault in check_lesson(course, lesson)]
     faults += wrong_page.faults(course) if wrong_page.wanted(course) else []
     for path in course.orphans():
-        faults.append(f"{course.relative(path)}: no lesson builds it; write {_source_of(course, path)} or delete it")
+        faults.append(f"{course.relative(path)}: no lesson builds it; write {_source_of(path)} or delete it")
     return faults
 
 
@@ -74,6 +74,6 @@ def _argument(lesson: Lesson) -> str:
     return lesson.name if lesson.kind == "lesson" else f"{lesson.notebook.parent.name}/{lesson.notebook.name}"
 
 
-def _source_of(course: Course, notebook: Path) -> str:
-    ending = "" if notebook.parent == course.notebooks_dir else EXERCISES_SUFFIX
+def _source_of(notebook: Path) -> str:
+    ending = EXERCISES_SUFFIX if notebook.parent.name == FOLDERS["solution"] else ""
     return f"lessons/{notebook.stem}{ending}.py"

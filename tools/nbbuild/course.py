@@ -10,6 +10,8 @@ from course_lib.grading.exercises import COURSE, Catalogue
 EXERCISES_SUFFIX = "_exercises"
 Kind = Literal["lesson", "exercise", "solution"]
 FOLDERS: dict[Kind, str] = {"lesson": "notebooks", "exercise": "exercises", "solution": "solutions"}
+GPU_FOLDER = "notebooks_gpu"
+"""The lessons' notebooks as run on a GPU; beside `notebooks/`, so that a link in a lesson leads to the same place from both."""
 
 
 class BuildError(Exception):
@@ -86,7 +88,8 @@ class Course:
     def orphans(self) -> list[Path]:
         """List the notebooks that nothing in `lessons/` builds. In `exercises/` a learner may have notebooks of their own."""
         built = {lesson.notebook for lesson in self.lessons() + self.exercises()}
-        folders = (self.root / FOLDERS["lesson"], self.root / FOLDERS["solution"])
+        built |= {self.root / GPU_FOLDER / lesson.notebook.name for lesson in self.lessons()}
+        folders = (self.root / FOLDERS["lesson"], self.root / FOLDERS["solution"], self.root / GPU_FOLDER)
         return [path for folder in folders for path in sorted(folder.glob("*.ipynb")) if path not in built]
 
     def relative(self, path: Path) -> str:

@@ -22,6 +22,12 @@ NOISE = (
     "deepspeed_shm_comm_op built successfully",
     "Triton is installed, but doesn't include CPU backend",
     "NUMA binding: Using MEMBIND policy",
+    "Capturing CUDA graphs",
+    "Guessing device ID based on global rank",
+    "barrier(): using the device under current context",
+    "return func(*args, **kwargs)",  # the line of torch's that the warning about barrier() quotes
+    "The hostname of the client socket cannot be retrieved",
+    "Matplotlib is building the font cache",
 )
 # Text here is base64, where '/' is a digit and not a folder.
 BINARY = ("image/png", "image/jpeg", "image/gif", "application/pdf", "buffers")
