@@ -56,7 +56,8 @@ def bench_serve(
     except ValueError as error:
         console.print(f"[red]{error}[/]")
         return 2
-    command = f"course bench serve --policy {policy} --requests {workload.requests} --longest {workload.longest} --rounds {rounds}"
+    size = f"--requests {workload.requests} --longest {workload.longest} --rounds {rounds}"
+    command = f"course bench serve --policy {policy} --engines {','.join(engines)} {size}"
     record = provenance(command, commit) | record
     console.print(_table(benchmark.heading(record), benchmark.COLUMNS, benchmark.rows(record)))
     for name, result in record["engines"].items():
@@ -94,7 +95,10 @@ def bench_loop(
     except ValueError as error:
         console.print(str(error), style="red", markup=False)
         return 2
-    record = provenance(f"course bench loop --policy {policy} --steps {work.steps}", commit) | record
+    record = (
+        provenance(f"course bench loop --policy {policy} --loops {','.join(loops)} --steps {work.steps}", commit)
+        | record
+    )
     title = (
         f"{record['model']}: {work.prompts} prompts x {work.samples} samples, {work.max_new_tokens} new tokens at most"
     )

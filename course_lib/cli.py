@@ -205,7 +205,9 @@ def serve(
     requests: Annotated[int | None, typer.Option(min=1, help="32 on a CPU and 256 on a GPU without it.")] = None,
     longest: Annotated[int | None, typer.Option(min=1, help="Most tokens of a prompt and of an output.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each engine gets; the fastest counts.")] = 2,
-    engines: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,vllm,transformers",
+    engines: Annotated[
+        str, typer.Option(help="Which, with commas between: ours, vllm, transformers, and on a GPU our engine's rungs.")
+    ] = "ours,vllm,transformers",
     limit: Annotated[float, typer.Option(min=1, help="Seconds that an engine may take for a round.")] = 600,
     out: Annotated[Path | None, _RECORD] = None,
     plot: Annotated[Path | None, _PLOT] = None,
@@ -222,7 +224,7 @@ def loop(
     *,
     policy: Annotated[str, typer.Option(help="As for the capstone.")] = "smollm2",
     steps: Annotated[int | None, typer.Option(min=1, help="6 on a CPU and 60 on a GPU without it.")] = None,
-    loops: Annotated[str, typer.Option(help="Which, with commas between.")] = "ours,trl",
+    loops: Annotated[str, typer.Option(help="Which, with commas between: ours, engine, trl.")] = "ours,trl",
     limit: Annotated[float, typer.Option(min=1, help="Seconds that a loop may take.")] = 600,
     out: Annotated[Path | None, _RECORD] = None,
     plot: Annotated[Path | None, _PLOT] = None,

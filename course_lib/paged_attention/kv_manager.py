@@ -4,7 +4,7 @@
 tests run both), and are what a scheduler calls. `allocate` and `append` put them together for whoever has tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from course_lib.paged_attention.block_pool import Block, BlockPool
 from course_lib.paged_attention.block_table import num_blocks_for
@@ -142,14 +142,10 @@ class PagedKVManager:
         self._known(request_id)
         return list(self._block_ids[request_id])
 
-    def live_table(self, request_id: str) -> list[int]:
-        """Return a request's block table itself, which grows with the request; it is another one after `free`.
-
-        Raises:
-            ValueError: no such request.
-        """
-        self._known(request_id)
-        return self._block_ids[request_id]
+    @property
+    def live_tables(self) -> Mapping[str, list[int]]:
+        """All block tables themselves: each grows with its request, and is another list after `free`."""
+        return self._block_ids
 
     # The same for whoever has tokens.
 

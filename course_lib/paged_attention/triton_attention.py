@@ -24,7 +24,7 @@ def _attend(
     q_stride_token, q_stride_head, stride_block, stride_slot, stride_head, num_table_entries,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, QUERIES: tl.constexpr, TILE: tl.constexpr,
-    PADDED_SEQS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
+    PADDED_SEQS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     # A program has QUERIES neighbouring tokens of one sequence, the GROUP query heads of one KV head, and one split of the
     # keys. KV heads change fastest: the programs that run at the same time read neighbouring memory.
@@ -61,11 +61,11 @@ def _attend(
     q = tl.load(q_ptr + q_at, mask=used[:, None] & in_head[None, :], other=0.0)
 
     # Causal, aligned at the end: the last query sees the last key. The block's last query decides how far the keys are read,
-    # and splits divide that range: so they are even, whatever the sequence's length.
+    # and splits divide that range evenly, but into no smaller parts than SPAN: a short sequence leaves splits without a key.
     position = seq_len - query_len + query
     visible = seq_len - query_len + tl.minimum(first_query + QUERIES, query_len)
     tiles = (visible + TILE - 1) // TILE
-    span = (tiles + splits - 1) // splits * TILE
+    span = tl.maximum((tiles + splits - 1) // splits * TILE, SPAN)
     first_key = split * span
     last_key = tl.minimum(first_key + span, visible)
 
@@ -103,9 +103,10 @@ def _attend(
     out_row = (split * num_tokens + token) * (KV_HEADS * GROUP) + head
     total = tl.where(total > 0.0, total, 1.0)  # a row without a key gets zeros, and -inf below
     out_at = out_row[:, None] * HEAD_DIM + dim[None, :]
-    tl.store(out_ptr + out_at, acc / total[:, None], mask=used[:, None] & in_head[None, :])
     if SPLIT:
         tl.store(lse_ptr + out_row, largest + tl.log2(total), mask=used)
+        used = used & (first_key + 0 * row < last_key)  # what a split without a key has found, nobody reads
+    tl.store(out_ptr + out_at, acc / total[:, None], mask=used[:, None] & in_head[None, :])
 
 
 def triton_paged_attention(
@@ -164,7 +165,8 @@ def triton_paged_attention(
         KV_HEADS=kv_heads, GROUP=group, HEAD_DIM=head_dim, PADDED_DIM=max(16, triton.next_power_of_2(head_dim)),
         BLOCK_SIZE=block_size, ROWS=launch.rows, QUERIES=queries, TILE=launch.tile,
         # At least 256, so that a step of one sequence more does not compile the kernel anew.
-        PADDED_SEQS=1 if decode else max(256, triton.next_power_of_2(seqs)), DECODE=decode, SPLIT=launch.splits > 1,
+        PADDED_SEQS=1 if decode else max(256, triton.next_power_of_2(seqs)),
+        DECODE=decode, SPLIT=launch.splits > 1, SPAN=launch.span,
         num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     if launch.splits > 1:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from course_lib.paged_attention.attention import check_shapes
 
-PROGRAMS_PER_MULTIPROCESSOR = 4
+PROGRAMS_PER_MULTIPROCESSOR = 8
 MIN_KEYS_PER_SPLIT = 128
 MAX_SPLITS = 64
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -23,6 +23,7 @@ class Launch:
         rows: query tokens times heads of a group in one tile; a power of two, at least 16 and at least the group.
         tile: keys read at once; a power of two, at least 16. Independent of the block size.
         splits: programs among which each sequence's keys are divided.
+        span: fewest keys of a split; a multiple of the tile. A sequence with fewer than `splits` times as many leaves some idle.
         warps: groups of 32 threads in a program.
         stages: depth of Triton's software pipeline, which fetches the next tiles while one is computed.
     """
@@ -30,6 +31,7 @@ class Launch:
     rows: int = 16
     tile: int = 32
     splits: int = 1
+    span: int = 128
     warps: int = 4
     stages: int = 5
 
@@ -63,21 +65,23 @@ def choose_launch(
     tile, warps, stages = (32, 4, 5) if wide else (64, 2, 3) if decode else (64, 4, 5)
     programs = (tokens // (rows // group) + seqs if longest > 1 else seqs) * kv_heads
     keys = block_tables.shape[1] * block_size if max_seq_len is None else max_seq_len
-    return Launch(rows, tile, choose_splits(programs, keys, _multiprocessors(q.device)), warps, stages)
+    splits = choose_splits(programs, keys, _multiprocessors(q.device))
+    return Launch(rows, tile, splits, warps=warps, stages=stages)
 
 
 def choose_splits(programs: int, keys: int, multiprocessors: int) -> int:
     """Return into how many parts to split each sequence's keys.
 
     With enough programs to fill the GPU, one: splitting costs a second kernel. A few long sequences leave most of the GPU
-    idle, so they are split until it is full, but not into parts that are too small to be worth a program.
+    idle, so they are split until it is full, but not into parts that are too small to be worth a program. Full is more than
+    one program for each place: sequences differ in length, and the last one to end has a multiprocessor for itself.
 
     Args:
         programs: programs without splits.
         keys: keys of the longest sequence.
         multiprocessors: of the GPU.
     """
-    wanted = multiprocessors * PROGRAMS_PER_MULTIPROCESSOR // max(1, programs)
+    wanted = round(multiprocessors * PROGRAMS_PER_MULTIPROCESSOR / max(1, programs))
     return max(1, min(wanted, keys // MIN_KEYS_PER_SPLIT, MAX_SPLITS))
 
 

@@ -8,12 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from course_lib import machine
 from course_lib.rl.capstone import recipe
+from course_lib.rl.engine_rollout import EngineRollout
 from course_lib.rl.loop import RLLoop
 from course_lib.rl.problem import Problem
 from course_lib.rl.progress import NoView
@@ -40,8 +42,8 @@ class _Steps(NoView):
             self.records.append(record)
 
 
-def ours(folder: str, work: dict[str, Any]) -> dict[str, Any]:
-    """Run the course's loop: GRPO on addition, with a receipt of every sync."""
+def ours(folder: str, work: dict[str, Any], engine: bool = False) -> dict[str, Any]:
+    """Run the course's loop: GRPO on addition, with a receipt of every sync; vLLM generates, or our own engine."""
     machine.prepare()
     numbers = recipe(work["steps"], work["seed"], "grpo")
     loop = replace(
@@ -55,7 +57,11 @@ def ours(folder: str, work: dict[str, Any]) -> dict[str, Any]:
     trainer = PolicyTrainer(folder, replace(numbers.trainer, learning_rate=work["learning_rate"], decay_steps=0))
     steps = _Steps()
     with tempfile.TemporaryDirectory() as runs:
-        rollout = VLLMRollout(folder, **numbers.rollout)
+        rollout = (
+            EngineRollout(folder, **numbers.rollout, max_num_seqs=work["prompts"] * work["samples"])
+            if engine
+            else VLLMRollout(folder, **numbers.rollout)
+        )
         run = RLLoop(trainer, rollout, Addition(), Path(runs, "run"), algorithm="grpo", config=loop)
         run.run(steps)
     return {
@@ -131,7 +137,11 @@ def trl(folder: str, work: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": _between(ends), "rewards": rewards, "version": version("trl")}
 
 
-LOOPS: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {"ours": ours, "trl": trl}
+LOOPS: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
+    "ours": ours,
+    "engine": partial(ours, engine=True),
+    "trl": trl,
+}
 
 
 def _between(ends: list[float]) -> list[float]:

@@ -92,29 +92,30 @@ class Request:
 
     def is_full(self, max_model_len: int) -> bool:
         """Whether its last token, perhaps in flight, is the last that it may have."""
-        return self.num_tokens >= max_model_len or self.num_tokens - self.num_prompt_tokens >= self.max_tokens
+        return len(self.token_ids) >= min(max_model_len, self.num_prompt_tokens + self.max_tokens)
 
     def expect(self) -> None:
         """Count on a token that a step is computing."""
         self.token_ids.append(IN_FLIGHT)
         self.num_in_flight += 1
 
-    def append(self, token: int, max_model_len: int) -> None:
-        """Add a generated token, in the place that was kept for it, and finish the request where it is the last one."""
+    def append(self, token: int, max_model_len: int) -> bool:
+        """Add a generated token, in the place that was kept for it; return whether it is the last one, and ends the request."""
+        before = len(self.token_ids) - self.num_in_flight
         if self.num_in_flight:
-            later = self.token_ids[self.num_tokens - self.num_in_flight + 1 :]
-            del self.token_ids[self.num_tokens - self.num_in_flight :]
-            self.num_in_flight = 0
+            self.token_ids[before] = token
+            self.num_in_flight -= 1
         else:
-            later = []
-        self.token_ids.append(token)
+            self.token_ids.append(token)
         if token in self.stop_token_ids:
             self.status = RequestStatus.FINISHED_STOPPED
-        elif self.is_full(max_model_len):
+        elif before + 1 >= min(max_model_len, self.num_prompt_tokens + self.max_tokens):
             self.status = RequestStatus.FINISHED_LENGTH_CAPPED
-        else:  # else what is in flight behind it is not wanted
-            self.token_ids += later
-            self.num_in_flight = len(later)
+        else:
+            return False
+        del self.token_ids[before + 1 :]  # what is in flight behind it is not wanted
+        self.num_in_flight = 0
+        return True
 
     def __lt__(self, other: "Request") -> bool:
         """Whether this one comes first under the priority policy."""

@@ -98,8 +98,7 @@ class Scheduler:
         finished = []
         for request_id, token in sampled.items():
             request = self.requests[request_id]
-            request.append(token, self.config.max_model_len)
-            if request.status.finished:
+            if request.append(token, self.config.max_model_len):
                 finished.append(request)
                 self._remove(request)
         return finished
@@ -121,15 +120,16 @@ class Scheduler:
 
     def _schedule_running(self, output: SchedulerOutput, budget: int) -> int:
         """Let the running requests catch up, preempting others for their blocks; return what is left of the budget."""
-        index = 0
+        index, caching, block_size = 0, self.kv_manager.enable_caching, self.kv_manager.block_size
         while index < len(self.running) and budget:
             request = self.running[index]
-            num_new = min(self._capped(self._behind(request)), budget)
+            num_new = min(self._behind(request), budget)
             if not num_new:  # nothing of it can be computed yet
                 index += 1
                 continue
             num_tokens = request.num_computed_tokens + num_new
-            while self.kv_manager.allocate_slots(request.request_id, num_tokens, self._hashes(request)) is None:
+            hashes = request.block_hashes(block_size) if caching else ()
+            while self.kv_manager.allocate_slots(request.request_id, num_tokens, hashes) is None:
                 victim = self._victim()
                 index -= self.running.index(victim) < index
                 # Its tokens may have been planned already: they come off the plan, and back into the budget.
@@ -205,8 +205,9 @@ class Scheduler:
         del self.requests[request.request_id]
 
     def _behind(self, request: Request) -> int:
-        """Return how many of a running request's tokens are not computed."""
-        return request.num_tokens - request.num_computed_tokens
+        """Return how many of a running request's tokens it may compute now."""
+        num_new = len(request.token_ids) - request.num_computed_tokens
+        return num_new if num_new == 1 else self._capped(num_new)
 
     def _capped(self, num_new: int) -> int:
         """Return how many of these tokens a request may compute in one step beside others."""

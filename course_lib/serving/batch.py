@@ -138,10 +138,10 @@ class Batch:
         return len(self.sample_rows) == len(self.tokens)
 
     @property
-    def decode_inputs(self) -> Int[Tensor, "4 seqs"]:
-        """A decode batch's tokens, positions, slots and numbers of keys."""
+    def decode_inputs(self) -> Int[Tensor, "5 seqs"]:
+        """A decode batch's tokens, positions, slots, numbers of keys and sources."""
         count = len(self.seq_lens)
-        return self.packed[: 4 * (-(-count // _ALIGNED) * _ALIGNED)].view(4, -1)[:, :count]
+        return self.packed[: 5 * (-(-count // _ALIGNED) * _ALIGNED)].view(5, -1)[:, :count]
 
     def fed(self, previous: Int[Tensor, " rows"] | None) -> Int[Tensor, " tokens"]:
         """Return the tokens, those in flight taken from what the step before sampled."""

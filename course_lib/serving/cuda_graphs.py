@@ -86,13 +86,11 @@ class DecodeGraphs:
         count = len(batch.seq_lens)
         size = next(size for size in self.sizes if size >= count)
         step = batch.metadata
-        if batch.sources is None or previous is None:
-            self._inputs[4, :count] = KNOWN
-        else:
+        self._inputs[:, :count] = batch.decode_inputs
+        if count < size:
+            self._inputs[:, count:size] = self._idle
+        if batch.sources is not None and previous is not None:
             self.previous[: len(previous)] = previous
-            self._inputs[4, :count] = batch.sources
-        self._inputs[:4, :count] = batch.decode_inputs
-        self._inputs[:, count:size] = self._idle
         self.tables[:count, : step.block_tables.shape[1]] = step.block_tables
         self._graphs[size].replay()
         return self.logits[:count]

@@ -232,6 +232,7 @@ class LLMEngine:
         """Return what the model has to compute, and the samples that get a token: those whose tokens are all computed then."""
         spans, samples, now = [], [], time.monotonic()
         rows = {} if self._in_flight is None else self._in_flight.rows
+        tables = self.scheduler.kv_manager.live_tables
         for request_id, num_new in plan.num_scheduled_tokens.items():
             entry = self._samples[request_id]
             request, metrics = entry[1].request, entry[0].metrics
@@ -239,8 +240,7 @@ class LLMEngine:
                 metrics.scheduled_ts = now
             end = request.num_computed_tokens  # `schedule` has counted the step's tokens already
             source = rows[request_id] if request.num_in_flight else KNOWN
-            table = self.scheduler.kv_manager.live_table(request_id)
-            spans.append(Span(request.token_ids, end - num_new, end, table, source))
+            spans.append(Span(request.token_ids, end - num_new, end, tables[request_id], source))
             if end == len(request.token_ids):
                 samples.append(entry)
         return spans, samples
@@ -251,18 +251,15 @@ class LLMEngine:
         changed: dict[str, RequestState] = {}
         for state, sample, token in got:
             sample.add(token)
+            state.metrics.note(now)
             if sample.finish_reason is not None:
                 self._forget(sample)  # a stop string is ours to find: the scheduler would go on
-            state.metrics.note(now)
+                if state.finished:
+                    del self._states[state.request_id]
+            elif only_finished:
+                continue
             changed[state.request_id] = state
-        outputs = []
-        for request_id, state in changed.items():
-            finished = state.finished
-            if finished or not only_finished:
-                outputs.append(state.output())
-            if finished:
-                del self._states[request_id]
-        return outputs
+        return [state.output() for state in changed.values() if not only_finished or state.finished]
 
     def _forget(self, sample: Sample) -> None:
         """Take a sample out of the scheduler, where it is still there."""

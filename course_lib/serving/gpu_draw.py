@@ -11,7 +11,7 @@ token of probability 1e-8 among all, and do hit it among 1,024.
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from course_lib.paged_attention.triton_kernel import Kernel
@@ -96,19 +96,20 @@ def uniform(keys: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]) -> Floa
 
 def draw_tokens(
     logits: Float[Tensor, "rows vocab"],
-    temperatures: Float[Tensor, " rows"],
+    factors: Float[Tensor, " rows"],
+    greedy: Bool[Tensor, " rows"],
     chance: Float[Tensor, "rows 2"],
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Return a token for each row, and its logprob after the temperature, in nats.
 
     Args:
         logits: of any dtype; the last dimension is contiguous.
-        temperatures: of each row, in fp32; 0 takes the most likely token, with its logprob at temperature 1.
+        factors: what each row's logits are multiplied by, in fp32: 1 / temperature.
+        greedy: rows that take the most likely token instead.
         chance: two numbers in [0, 1) for each row.
     """
     rows, vocab = logits.shape
     chunks = triton.cdiv(vocab, CHUNK)
-    factors = torch.where(temperatures > 0, 1.0 / temperatures, 1.0)
     largest, sums = torch.empty((2, rows, chunks), device=logits.device)
     best = torch.empty((rows, chunks), dtype=torch.int32, device=logits.device)
     _sum_chunks[(rows, chunks)](
@@ -117,7 +118,7 @@ def draw_tokens(
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
     logprobs = torch.empty(rows, device=logits.device)
     _draw[(rows,)](
-        tokens, logprobs, logits, largest, sums, best, factors, temperatures == 0, chance,
+        tokens, logprobs, logits, largest, sums, best, factors, greedy, chance,
         vocab, chunks, logits.stride(0), CHUNK=CHUNK, CHUNKS=triton.next_power_of_2(chunks), num_warps=4,
     )  # fmt: skip
     return tokens, logprobs

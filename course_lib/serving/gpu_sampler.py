@@ -20,7 +20,8 @@ class _Prepared(NamedTuple):
 
     rows: list[SamplingRow]
     simple: bool
-    temperatures: Tensor
+    factors: Tensor
+    greedy: Tensor
     keys: Tensor
     reported: list[int]
 
@@ -50,7 +51,7 @@ class GPUSampler(Sampler):
             ready = self._prepared = self._prepare(rows)
         if not ready.simple:
             return super().launch(logits, rows, positions)
-        tokens, logprobs = draw_tokens(logits, ready.temperatures, uniform(ready.keys, positions))
+        tokens, logprobs = draw_tokens(logits, ready.factors, ready.greedy, uniform(ready.keys, positions))
         if not ready.reported:
             return Draw(tokens, dict)
         # Ranks are of the logits as they are: a temperature does not change the order.
@@ -68,7 +69,8 @@ class GPUSampler(Sampler):
             and (p.logprobs is None or (p.logprobs == 0 and (not raw or p.greedy or p.temperature == 1)))
             for row, p in zip(rows, params, strict=True)
         )
-        temperatures = torch.tensor([0.0 if p.greedy else p.temperature for p in params], dtype=torch.float32)
+        greedy = [p.greedy for p in params]
+        factors = torch.tensor([1.0 if p.greedy else 1.0 / p.temperature for p in params], dtype=torch.float32)
         # A row without a seed gets any: from here on it draws by position, as the others do.
         any_seed = torch.randint(-_SHIFT, _SHIFT - 1, (len(rows),), generator=self._keys)
         keys = torch.tensor(
@@ -78,7 +80,9 @@ class GPUSampler(Sampler):
             ]
         )
         reported = [index for index, p in enumerate(params) if p.logprobs is not None]
-        return _Prepared(list(rows), simple, self._there(temperatures), self._there(keys), reported)
+        return _Prepared(
+            list(rows), simple, self._there(factors), self._there(torch.tensor(greedy)), self._there(keys), reported
+        )
 
     def _there(self, tensor: Tensor) -> Tensor:
         """Copy to the device without waiting for it."""

@@ -13,6 +13,7 @@ from course_lib.models import load_policy
 from course_lib.paged_attention import BlockPool, PagedKVManager
 from course_lib.scheduling import Scheduler, SchedulerConfig, planning_ahead
 from course_lib.serving.engine import LLMEngine, Step
+from course_lib.serving.garbage import no_collections
 from course_lib.serving.model_config import ModelConfig
 from course_lib.serving.model_runner import GPUKernels, ModelRunner
 from course_lib.serving.outputs import RequestOutput
@@ -144,8 +145,9 @@ class LLM:
         Raises:
             ValueError: lengths of the arguments differ, requests added by hand are unfinished, or `raise_on_error`.
         """
-        outputs = self._run(prompts, sampling_params, priority, raise_on_error, only_finished=True)
-        finished = {output.request_id: output for output in outputs}
+        with no_collections():
+            outputs = self._run(prompts, sampling_params, priority, raise_on_error, only_finished=True)
+            finished = {output.request_id: output for output in outputs}
         return [finished[request_id] for request_id in sorted(finished, key=int)]
 
     def stream(

@@ -1,13 +1,12 @@
 """What comes back from a request; fields and meanings are those of vLLM's outputs."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class Logprob:
+class Logprob(NamedTuple):
     """A token's log probability, in nats.
 
     Attributes:

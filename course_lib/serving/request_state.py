@@ -1,7 +1,7 @@
 """What the engine knows of a request beside what the scheduler knows: how to sample it, and what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from course_lib.scheduling import Request, RequestStatus
 from course_lib.serving.detokenizer import Detokenizer
@@ -64,7 +64,7 @@ class Sample:
         if self.detokenizer is None:
             return logprobs
         return {
-            token: replace(entry, decoded_token=self.detokenizer.decode([token])) for token, entry in logprobs.items()
+            token: entry._replace(decoded_token=self.detokenizer.decode([token])) for token, entry in logprobs.items()
         }
 
     def abort(self) -> None:

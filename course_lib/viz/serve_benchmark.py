@@ -6,7 +6,15 @@ from course_lib.serving import benchmark
 from course_lib.viz.tables import Table
 from course_lib.viz.theme import COLORS, CourseFigure, new_figure
 
-_ENGINE_COLORS = {"ours": COLORS["blue"], "vllm": COLORS["orange"], "transformers": COLORS["grey"]}
+_ENGINE_COLORS = {"vllm": COLORS["orange"], "transformers": COLORS["grey"]}
+_RUNGS = {
+    "naive": "the first kernel",
+    "paged": "heads packed, keys split",
+    "graphs": "+ CUDA graphs",
+    "fused": "+ fused kernels",
+    "ours": "+ a step ahead",
+}
+"""What each rung of the ladder adds."""
 
 
 def serve_table(record: str | dict[str, Any] = "serve_cpu") -> Table:
@@ -28,10 +36,11 @@ def serve_plot(*records: str | dict[str, Any]) -> CourseFigure:
             engines = {name: result for name, result in record["engines"].items() if "of_floor" in result}
             for place, (name, result) in enumerate(engines.items()):
                 share = 100 * result["of_floor"]
-                axes.barh(place, share, color=_ENGINE_COLORS[name], height=0.7)
+                axes.barh(place, share, color=_ENGINE_COLORS.get(name, COLORS["blue"]), height=0.7)
                 speed = f"{result['tokens_per_second']:,.0f} tokens/s"
                 axes.annotate(speed, (share, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
-            axes.set_yticks(range(len(engines)), list(engines))
+            ladder = len(engines.keys() & _RUNGS.keys()) > 1
+            axes.set_yticks(range(len(engines)), [_RUNGS.get(name, name) if ladder else name for name in engines])
             axes.invert_yaxis()
             axes.grid(visible=False, axis="y")
             axes.set_title(f"{record['model']} on {record['machine']['machine']}", fontsize=10, fontweight="normal")

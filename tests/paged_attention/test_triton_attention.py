@@ -94,7 +94,7 @@ launches = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(cases, st.none() | launches)
-@example(Case(((16, 16), (16, 1), (32, 16)), group=1), Launch(splits=2, tile=16))  # full blocks, full tiles
+@example(Case(((16, 16), (16, 1), (32, 16)), group=1), Launch(span=16, splits=2, tile=16))  # full blocks, full tiles
 @example(Case(((33, 1), (5, 0), (7, 3))), None)  # a sequence without a new token
 @example(Case(((5, 0), (7, 2))), None)  # as many tokens as sequences, and yet not decode
 def test_the_kernel_equals_the_reference(case: Case, launch: Launch | None) -> None:
@@ -115,7 +115,7 @@ def test_the_naive_kernel_equals_the_reference(case: Case) -> None:
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=4), st.sampled_from([1, 3, 4, 8]), st.integers(1, 4))
 def test_decode_with_and_without_its_hint(keys: list[int], group: int, splits: int) -> None:
     arguments = Case(tuple((length, 1) for length in keys), group=group).arguments()
-    launch = Launch(splits=splits)
+    launch = Launch(span=16, splits=splits)
     told = triton_paged_attention(**arguments, max_query_len=1, max_seq_len=max(keys), launch=launch)
     assert_equal(told, arguments)
     torch.testing.assert_close(triton_paged_attention(**arguments, launch=launch), told, atol=SAME, rtol=0)
@@ -126,7 +126,7 @@ def test_splits_change_only_the_order_of_sums() -> None:
     arguments = Case(((300, 1), (20, 8), (3, 1)), kv_heads=1, block_size=32).arguments()
     whole = triton_paged_attention(**arguments, launch=Launch(tile=16))
     for splits in (2, 7, 32):  # 32: most of them have no key
-        split = triton_paged_attention(**arguments, launch=Launch(tile=16, splits=splits))
+        split = triton_paged_attention(**arguments, launch=Launch(tile=16, span=16, splits=splits))
         torch.testing.assert_close(split, whole, atol=SAME, rtol=0)
 
 
@@ -159,7 +159,7 @@ def test_cutting_a_prompt_into_chunks_gives_the_same_rows() -> None:
 def test_scores_too_large_for_exp_are_fine() -> None:
     arguments = Case(((80, 3),)).arguments()
     arguments["q"] *= 1e3  # exp of such scores is inf in fp32: the running maximum has to be taken off
-    result = triton_paged_attention(**arguments, launch=Launch(tile=16, splits=3))
+    result = triton_paged_attention(**arguments, launch=Launch(tile=16, span=16, splits=3))
     torch.testing.assert_close(result, paged_attention(**arguments), atol=1e-4, rtol=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_a_padded_sequence_of_a_cuda_graph_gets_zeros(splits: int) -> None:
     expected = triton_paged_attention(**arguments)[0]
     arguments["seq_lens"][1] = 0
     arguments["block_tables"][1] = -1
-    result = triton_paged_attention(**arguments, max_query_len=1, launch=Launch(splits=splits))
+    result = triton_paged_attention(**arguments, max_query_len=1, launch=Launch(span=16, splits=splits))
     torch.testing.assert_close(result[0], expected, atol=SAME, rtol=0)
     assert result[1].eq(0).all()
 
