@@ -1,8 +1,7 @@
 """One step's samples: what was asked, what came back, what it was worth."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from course_lib.rl.problem import Problem
 from course_lib.rl.rewards import RewardFault
 from course_lib.rl.rollout import Rollout
+from course_lib.rl.rollout_batch import ragged
 from course_lib.rl.rows import join_rows, take_rows
 from course_lib.training import Group, PackedBatch
 
@@ -71,7 +71,8 @@ class Batch:
 
     def with_signal(self, groups: Sequence[Group]) -> list[Group]:
         """Return the groups that have a sample with an advantage."""
-        return [group for group in groups if bool(self.advantages[group.samples].any())]
+        has = self.advantages.view(len(self.problems), -1).any(dim=1).tolist()
+        return [group for group in groups if any(has[sample] for sample in group.samples)]
 
     def take(self, groups: Iterable[int]) -> "Batch":
         """Return the batch of some groups, by their numbers; what the trainer saw is not taken along."""
@@ -123,36 +124,47 @@ class Batch:
             decode: the text of a list of token ids; with it each row gets `tokens`: `text`, `sampled`, `old` and `trained`
                 logprobs, `clipped`, `truncated` and `masked`, of each response token. What the trainer did not see is empty.
         """
-        text_of = cache(lambda token: decode([token]))  # a step has thousands of tokens, and few that differ
         by_token = self.advantages.dim() == 2
         means = self.advantages.sum(dim=1) / self.rollout.response_lengths if by_token else self.advantages
-        rows = []
-        for row, (problem, text) in enumerate(zip(self.problems, self.completions, strict=True)):
-            entry = {key: value for key, value in asdict(problem).items() if key != "metadata"}
-            entry |= {"completion": text, "reward": float(self.rewards[row]), "advantage": float(means[row])}
-            if self.reward_parts:
-                entry["parts"] = {name: float(values[row]) for name, values in self.reward_parts.items()}
-            if decode is not None:
-                entry["tokens"] = self._tokens(row, text_of)
+        parts = {name: values.tolist() for name, values in self.reward_parts.items()}
+        rows: list[dict[str, Any]] = []
+        for row, values in enumerate(
+            zip(self.problems, self.completions, self.rewards.tolist(), means.tolist(), strict=True)
+        ):
+            problem, text, reward, advantage = values
+            entry = {key: value for key, value in vars(problem).items() if key != "metadata"}
+            entry |= {"completion": text, "reward": reward, "advantage": advantage}
+            if parts:
+                entry["parts"] = {name: part[row] for name, part in parts.items()}
             rows.append(entry)
+        if decode is not None:
+            for entry, tokens in zip(rows, self._tokens(decode), strict=True):
+                entry["tokens"] = tokens
         return rows
 
-    def _tokens(self, row: int, text_of: Callable[[int], str]) -> dict[str, Any]:
-        length = int(self.rollout.response_lengths[row])
-        start = int(self.rollout.response_start_idx[row])
-        ids = self.rollout.input_ids[row, start : start + length].tolist()
-        seen = bool(self.trained["seen"][row, :length].any())
-        old = self.trained["logprobs"] if self.old_logprobs is None else self.old_logprobs
-        columns = {"sampled": self.rollout.logprobs, "old": old, "trained": self.trained["logprobs"]}
-        tokens: dict[str, Any] = {"text": [text_of(token) for token in ids]}
-        for name, table in columns.items():
-            wanted = seen or name == "sampled"
-            tokens[name] = [round(value, 4) for value in table[row, :length].tolist()] if wanted else []
-        for name in ("clipped", "truncated", "masked"):
-            tokens[name] = self.trained[name][row, :length].int().tolist() if seen else []
+    def _tokens(self, decode: Callable[[list[int]], str]) -> Iterator[dict[str, Any]]:
+        """Yield what `table` says of each sample's tokens."""
+        responses, mask = self.rollout.responses(), self.rollout.response_mask
+        # A step has thousands of tokens, and few that differ.
+        text = {token: decode([token]) for token in {token for response in responses for token in response}}
+        trained = ragged(_rounded(self.trained["logprobs"]), mask)
+        columns = {
+            "sampled": ragged(_rounded(self.rollout.logprobs), mask),
+            "old": trained if self.old_logprobs is None else ragged(_rounded(self.old_logprobs), mask),
+            "trained": trained,
+        }
+        columns |= {name: ragged(self.trained[name].int(), mask) for name in ("clipped", "truncated", "masked")}
         if self.advantages.dim() == 2:
-            tokens["advantage"] = [round(value, 4) for value in self.advantages[row, :length].tolist()]
-        return tokens
+            columns["advantage"] = ragged(_rounded(self.advantages), mask)
+        for row, (response, seen) in enumerate(zip(responses, self.trained["seen"].any(dim=1).tolist(), strict=True)):
+            wanted = columns if seen else ("sampled", "advantage")
+            tokens: dict[str, Any] = {"text": [text[token] for token in response]}
+            yield tokens | {name: values[row] if name in wanted else [] for name, values in columns.items()}
+
+
+def _rounded(table: Tensor) -> Tensor:
+    """Return an fp32 table to four decimals, as Python's `round` gives them: its values times 10,000 are exact in fp64."""
+    return (table.double() * 10_000).round() / 10_000
 
 
 class TrainedTokens:

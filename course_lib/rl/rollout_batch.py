@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from course_lib import machine
@@ -23,6 +23,7 @@ __all__ = [
     "RolloutError",
     "RolloutRequest",
     "SamplingConfig",
+    "ragged",
     "request",
     "sample_seed",
 ]
@@ -105,16 +106,19 @@ class Rollout(RolloutBatch):
 
     def prompts(self) -> list[list[int]]:
         """Token ids of each row's prompt, without padding."""
-        starts = self.response_start_idx.tolist()
-        return [
-            row[:start][mask[:start].bool()].tolist()
-            for row, mask, start in zip(self.input_ids, self.attention_mask, starts, strict=True)
-        ]
+        before = torch.arange(self.input_ids.shape[1]) < self.response_start_idx[:, None]
+        return ragged(self.input_ids, before & self.attention_mask.bool())
 
     def responses(self) -> list[list[int]]:
         """Token ids of each row's response, the end-of-sequence token included."""
-        spans = zip(self.input_ids, self.response_start_idx.tolist(), self.response_lengths.tolist(), strict=True)
-        return [row[start : start + length].tolist() for row, start, length in spans]
+        place = torch.arange(self.input_ids.shape[1]) - self.response_start_idx[:, None]
+        return ragged(self.input_ids, (place >= 0) & (place < self.response_lengths[:, None]))
+
+
+def ragged(table: Shaped[Tensor, "rows columns"], wanted: Bool[Tensor, "rows columns"]) -> list[list[Any]]:
+    """Return the wanted values of each row, as Python numbers: one conversion for all rows, and not one for each."""
+    flat, ends = table[wanted].tolist(), wanted.sum(dim=1).cumsum(dim=0).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _logprobs(completion: Any) -> list[float]:

@@ -16,6 +16,7 @@ from course_lib.models.folder import check_folder
 from course_lib.training import checkpoints
 from course_lib.training.config import TrainerConfig
 from course_lib.training.packing import Group, PackedBatch, pack
+from course_lib.training.unpartitioned import step_at_once
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class DeepSpeedTrainer(ABC):
         machine.announce_first_build()
         import deepspeed  # only now: it reads the environment that prepare() sets
 
+        # On an H100 torch would take cuDNN's attention, which plans for a second whenever a batch has a new shape. vLLM turns it
+        # off for its process too (vllm/platforms/cuda.py).
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.config = config or TrainerConfig()
         module: Any = self._module()
         if self.config.gradient_checkpointing:
@@ -78,6 +82,7 @@ class DeepSpeedTrainer(ABC):
             # learning rate of 0 above). Forget it: its count would start the bias correction one step late (a first
             # update of 0.74 of what it should be).
             self.engine.optimizer.optimizer.state.clear()
+            step_at_once(self.engine.optimizer)
         self.world_size = int(self.engine.world_size)
         if self.config.zero_stage == 0 and self.world_size == 1:
             # Nobody to sum gradients with, and DeepSpeed would copy all of them into one buffer and back: 0.4 s of a step of

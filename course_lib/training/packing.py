@@ -1,10 +1,13 @@
 """A group's samples in one row: the prompt once, then every response that was sampled from it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -79,24 +82,44 @@ def pack(groups: Sequence[Group], pad_id: int = 0, device: torch.device | str = 
     if not groups:
         raise ValueError("pack() got no groups; give at least one.")
     length = max(group.length for group in groups)
-    ids, positions, parts, places = [], [], [], _Places()
+    pieces: list[list[int]] = []  # prompts and responses
+    about: list[tuple[int, ...]] = []  # of each: row, number in it, first column, first position, sample, tokens
     for row, group in enumerate(groups):
-        start, padding = len(group.prompt_ids), length - group.length
-        if start == 0:
+        prompt = column = len(group.prompt_ids)
+        if prompt == 0:
             raise ValueError(f"the prompt of samples {group.samples} is empty; a prompt needs at least one token.")
-        row_ids, row_positions, row_parts = [*group.prompt_ids], [*range(start)], [_PROMPT] * start
+        pieces.append(group.prompt_ids)
+        about.append((row, _PROMPT, 0, 0, -1, prompt))
         for number, (sample, response) in enumerate(zip(group.samples, group.responses, strict=True), _PROMPT + 1):
-            places.add(row * length, start, len(row_ids), response, sample)
-            row_ids += response
-            row_positions += range(start, start + len(response))
-            row_parts += [number] * len(response)
-        ids.append(row_ids + [pad_id] * padding)
-        positions.append(row_positions + [0] * padding)
-        parts.append(row_parts + [_PADDING] * padding)
+            pieces.append(response)
+            about.append((row, number, column, prompt, sample, len(response)))
+            column += len(response)
+
+    # From here on whole arrays: a GPU would wait for a loop over tokens. Places are flat indices.
+    rows, numbers, columns, positions, samples, sizes = np.array(about).T
+    first, prompt_end = rows * length + columns, rows * length + positions - 1
+    tokens = np.fromiter(chain.from_iterable(pieces), np.int64, int(sizes.sum()))
+    offsets = np.arange(len(tokens)) - (sizes.cumsum() - sizes).repeat(sizes)
+    places = first.repeat(sizes) + offsets
+    table = np.repeat([[pad_id], [0], [_PADDING]], len(groups) * length, axis=1)
+    table[:, places] = tokens, positions.repeat(sizes) + offsets, numbers.repeat(sizes)
+    # The prompt's last token predicts the first token of every response; after that each token predicts the next.
+    predictors = np.where(offsets == 0, prompt_end.repeat(sizes), places - 1)
+    of_tokens = np.stack([predictors, tokens, samples.repeat(sizes), offsets])[:, numbers.repeat(sizes) != _PROMPT]
+    ends = np.where(sizes > 0, first + sizes - 1, prompt_end)[numbers != _PROMPT]
+
+    grid, *rest = _on(device, table.reshape(3, len(groups), length), *of_tokens, ends)
     # The mask is the largest of them, by length: made where it is needed, from what is small.
-    mask = _attention_mask(torch.tensor(parts).to(device, non_blocking=True))
-    batch = PackedBatch(torch.tensor(ids), torch.tensor(positions), mask.unsqueeze(1), *places.tensors())
-    return batch.to(device)
+    return PackedBatch(grid[0], grid[1], _attention_mask(grid[2]).unsqueeze(1), *rest)
+
+
+def _on(device: torch.device | str, *arrays: NDArray[np.int64]) -> list[Tensor]:
+    """Return arrays as tensors on a device, in one copy for which the host does not wait."""
+    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
+    if torch.device(device).type == "cuda":
+        flat = flat.pin_memory()  # from other memory CUDA copies only when all that was launched before is done
+    parts = flat.to(device, non_blocking=True).split([array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 _PADDING, _PROMPT = -1, 0  # parts of a row; its responses have the numbers from 1
@@ -112,34 +135,6 @@ def _attention_mask(parts: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows len
     # Padding sees itself alone: a query that sees nothing would be 0/0 in the softmax.
     seen.diagonal(dim1=1, dim2=2).fill_(True)
     return seen
-
-
-@dataclass
-class _Places:
-    """Where each response token is predicted, and whose it is."""
-
-    predictors: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    samples: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-
-    def add(self, row_start: int, prompt_length: int, column: int, response: list[int], sample: int) -> None:
-        first = row_start + prompt_length - 1
-        if not response:
-            self.ends.append(first)
-            return
-        # The prompt's last token predicts the first token of every response; after that each token predicts the next.
-        self.predictors += [first]
-        self.predictors += [row_start + column + t for t in range(len(response) - 1)]
-        self.targets += response
-        self.samples += [sample] * len(response)
-        self.offsets += range(len(response))
-        self.ends.append(row_start + column + len(response) - 1)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        lists = (self.predictors, self.targets, self.samples, self.offsets, self.ends)
-        return tuple(torch.tensor(values, dtype=torch.long) for values in lists)
 
 
 def micro_batches(groups: Sequence[Group], max_tokens: int, whole: bool = False) -> Iterator[list[Group]]:

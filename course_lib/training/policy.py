@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from course_lib import machine
 from course_lib.training.logprobs import token_logprobs
+from course_lib.training.norms import fuse_norms
 from course_lib.training.packing import Group, PackedBatch, micro_batches, pack
 
 
@@ -33,6 +34,7 @@ class Policy(nn.Module):
         )
         if getattr(self.model.lm_head, "bias", None) is not None:
             raise ValueError(_unknown_logits(folder, "a bias in its lm_head"))
+        fuse_norms(self.model)
 
     def forward(
         self, batch: PackedBatch, temperature: float = 1.0

@@ -154,6 +154,6 @@ class RewardTrainer(DeepSpeedTrainer):
         self.engine.eval()
         found: dict[int, float] = {}
         for batch, _ in self._aligned(self._batches(groups)):
-            values = self.engine(pack(batch).to(self.engine.device)).tolist()
+            values = self.engine(pack(batch, device=self.engine.device)).tolist()
             found.update(zip([sample for group in batch for sample in group.samples], values, strict=True))
         return [found[sample] for sample in sorted(found)]

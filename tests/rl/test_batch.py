@@ -1,6 +1,7 @@
 """One step's samples, and the normalisation: a mean over all tokens, however the micro-batches are cut."""
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -190,6 +191,43 @@ def test_a_table_says_what_happened_to_each_token(make_batch: MakeBatch) -> None
     unseen = batch.table(lambda ids: "x")[2]["tokens"]
     assert (unseen["trained"], unseen["old"], len(unseen["sampled"])) == ([], [], 1)
     assert "tokens" not in batch.table()[0]
+
+
+@unshared
+@given(pairs=LENGTHS, data=st.data())
+def test_a_table_is_what_a_look_at_each_token_says(make_batch: MakeBatch, pairs: Any, data: st.DataObject) -> None:
+    lengths = [length for pair in pairs for length in pair]
+    batch = make_batch(lengths, [1.0] * len(lengths))
+    rounded = st.integers(-(2**20), 2**20).map(lambda number: number / 2**10)  # among them halves of the last decimal
+    numbers = st.one_of(st.floats(width=32), rounded)
+
+    def drawn() -> torch.Tensor:
+        values = data.draw(
+            st.lists(numbers, min_size=batch.rollout.logprobs.numel(), max_size=batch.rollout.logprobs.numel())
+        )
+        return torch.tensor(values).view_as(batch.rollout.logprobs)
+
+    batch.rollout.logprobs, batch.advantages = drawn(), drawn()
+    batch.old_logprobs = drawn() if data.draw(st.booleans()) else None
+    groups = data.draw(st.lists(st.sampled_from(batch.groups()), unique_by=lambda group: group.samples[0]))
+    if groups:
+        packed = pack(groups)
+        batch.trained.record(packed, logprobs=drawn()[packed.samples, packed.offsets], clipped=packed.offsets % 2)
+    seen = {sample for group in groups for sample in group.samples}
+    old = batch.trained["logprobs"] if batch.old_logprobs is None else batch.old_logprobs
+    tables = {"sampled": batch.rollout.logprobs, "old": old, "trained": batch.trained["logprobs"]}
+    for row, (entry, length) in enumerate(zip(batch.table(lambda ids: f"<{ids[0]}>"), lengths, strict=True)):
+        tokens = {
+            name: table[row, :length].tolist() for name, table in (tables | {"advantage": batch.advantages}).items()
+        }
+        wanted: dict[str, Any] = {name: [round(value, 4) for value in values] for name, values in tokens.items()}
+        wanted |= {
+            name: batch.trained[name][row, :length].int().tolist() for name in ("clipped", "truncated", "masked")
+        }
+        hidden = set() if row in seen else wanted.keys() - {"sampled", "advantage"}
+        wanted |= {name: [] for name in hidden} | {"text": [f"<{token}>" for token in batch.rollout.responses()[row]]}
+        assert json.dumps(entry["tokens"], sort_keys=True) == json.dumps(wanted, sort_keys=True)  # NaN is not itself
+    assert list(entry["tokens"]) == ["text", "sampled", "old", "trained", "clipped", "truncated", "masked", "advantage"]
 
 
 def test_a_loss_of_ones_own_gives_a_number_a_token() -> None:

@@ -16,5 +16,10 @@ def test_the_rate_decays_over_the_run_that_was_asked_for() -> None:
     assert recipe(steps=7, tier="cpu").trainer.decay_steps == 7
 
 
+@pytest.mark.parametrize("tier", ["cpu", "gpu"])
+def test_one_rank_has_nothing_to_partition(tier: machine.Tier) -> None:
+    assert [recipe(tier=tier, ranks=ranks).trainer.zero_stage for ranks in (1, 2, 4)] == [0, 2, 2]
+
+
 def test_a_seed_reaches_the_loop() -> None:
     assert recipe(seed=5).loop.seed == 5

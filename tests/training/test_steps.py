@@ -140,12 +140,19 @@ def test_one_value_of_one_gradient_that_is_not_finite_is_refused(
     assert [run.trainer.step(groups, advantage_loss) for _ in range(3)] == run.steps
 
 
-def test_partitioned_gradients_are_not_looked_at_one_by_one(
+def test_attention_that_plans_anew_for_each_shape_is_off(run: Run, tiny_folder: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    PolicyTrainer(tiny_folder, run.config)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_gradients_are_not_looked_at_one_by_one(
     run: Run, groups: list[Group], advantage_loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their norm says what 13 launches for each of them would say; an offloaded gradient is looked at on its way."""
+    """Their norm says what 6 to 13 launches for each of them would say; an offloaded gradient is looked at on its way."""
     looks = []
-    monkeypatch.setattr("deepspeed.runtime.zero.stage_1_and_2.has_inf_or_nan", looks.append)
+    for place in ("runtime.utils", "runtime.zero.stage_1_and_2"):
+        monkeypatch.setattr(f"deepspeed.{place}.has_inf_or_nan", looks.append)
     run.trainer.load(run.checkpoint)
     assert run.trainer.step(groups, advantage_loss).applied
     assert bool(looks) == run.config.offload_optimizer
