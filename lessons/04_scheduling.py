@@ -441,9 +441,9 @@ viz.trace_viewer(mine, other=theirs, title="Ours and vLLM's")
 #
 # ### How long does planning take?
 #
-# While the scheduler thinks, the GPU waits (vLLM overlaps the two where it can: `async_scheduling`). **Predict, then measure.**
-# Our scheduler is plain Python and a small part of the length of vLLM's, which is plain Python too. Which is faster, and by how
-# much?
+# While the scheduler thinks, the GPU waits. (vLLM overlaps the two where it can: `async_scheduling`. So does our engine on a GPU, with
+# `AsyncScheduler`: lesson 05.) **Predict, then measure.** Our scheduler is plain Python and a small part of the length of vLLM's,
+# which is plain Python too. Which is faster, and by how much?
 
 # %%
 from course_lib.scheduling.benchmark import compare

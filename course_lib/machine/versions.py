@@ -40,6 +40,8 @@ def _canonical(name: str) -> str:
 
 def _machine() -> str:
     if tier() == "gpu" and gpus():
-        return f"{len(gpus())} x {gpus()[0].name}"
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")  # of the machine's GPUs, those that this process may use
+        count = len(gpus()) if named is None else len([gpu for gpu in named.split(",") if gpu])
+        return f"{min(count, len(gpus()))} x {gpus()[0].name}"
     # The cores that this process may use: a container often gets fewer than the host has.
     return f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"

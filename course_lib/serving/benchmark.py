@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from course_lib.serving.contender import RUNGS, Contender, ContenderError, Job
 ENGINES = ("ours", "vllm", "transformers")
 LADDER = tuple(RUNGS)
 BLOCK_SIZE = 16
+_LARGEST_TOKEN = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,28 @@ class Workload:
 
     def prompts(self, vocab: int) -> list[list[int]]:
         """Return the token ids of each prompt, for a model with `vocab` tokens."""
-        chance = random.Random(f"{self.seed} tokens")
-        return [[chance.randrange(vocab) for _ in range(prompt)] for prompt, _ in self.lengths()]
+        return [[token % vocab for token in prompt] for prompt in _draw(self)[0]]
 
     def lengths(self) -> list[tuple[int, int]]:
         """Return the tokens of each request's prompt and output."""
-        chance = random.Random(f"{self.seed} lengths")
-        return [
-            (chance.randint(self.shortest, self.longest), chance.randint(self.shortest, self.longest))
-            for _ in range(self.requests)
-        ]
+        return [(len(prompt), output) for prompt, output in zip(*_draw(self), strict=True)]
+
+
+@cache
+def _draw(work: Workload) -> tuple[list[list[int]], list[int]]:
+    """Return prompts and lengths of outputs, drawn in the order of nano-vllm's bench.py: seed 0 gives its very requests."""
+    chance = random.Random(work.seed)
+
+    def length() -> int:
+        return chance.randint(work.shortest, work.longest)
+
+    prompts = [[chance.randint(0, _LARGEST_TOKEN) for _ in range(length())] for _ in range(work.requests)]
+    return prompts, [length() for _ in range(work.requests)]
 
 
 CPU_WORKLOAD = Workload(requests=32, shortest=20, longest=200)
 GPU_WORKLOAD = Workload()
-"""The lengths of nano-vllm's bench.py (its README: 256 sequences, prompts and outputs of 100 to 1,024 tokens)."""
+"""nano-vllm's bench.py, to the token: 256 sequences, prompts and outputs of 100 to 1,024 tokens, 133,966 output tokens."""
 
 
 @dataclass(frozen=True)

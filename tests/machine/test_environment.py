@@ -10,6 +10,7 @@ import pytest
 
 from course_lib.machine import announce_first_build, cache_dir, first_build, prepare, versions
 from course_lib.machine.first_build import comm_op_missing, comm_op_path
+from course_lib.machine.tier import Gpu
 
 
 @pytest.fixture
@@ -86,6 +87,19 @@ def test_versions_name_the_machine_and_what_is_installed(environment: pytest.Mon
     assert found["tier"] == "cpu"
     assert "CPU cores" in found["machine"]
     assert ("deepspeed" in found) == (find_spec("deepspeed") is not None)
+
+
+@pytest.mark.parametrize(("named", "count"), [(None, 2), ("1", 1), ("0,1", 2), ("GPU-5f,", 1)])
+def test_a_machine_has_the_gpus_that_this_process_may_use(
+    environment: pytest.MonkeyPatch, named: str | None, count: int
+) -> None:
+    module = sys.modules[versions.__module__]
+    environment.setattr(module, "gpus", lambda: (Gpu("NVIDIA H200", "580", 143771),) * 2)
+    environment.setattr(module, "tier", lambda: "gpu")
+    environment.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        environment.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert versions()["machine"] == f"{count} x NVIDIA H200"
 
 
 def test_the_build_is_announced_until_the_op_is_there(

@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("kind", ["stage 0", "stage 2", "stage 3", "stage 2, offload", "stage 2, checkpointing"])
 def test_steps_are_plain_pytorchs(kind: str, tiny_folder: Path, groups: list[Group], advantage_loss: Any) -> None:
     expected = plain_loop(tiny_folder, groups, advantage_loss, **OPTIONS)
-    agree(train(tiny_folder, groups, advantage_loss, **OPTIONS, **KINDS[kind]), expected)
+    # Wider than on a CPU: there both loops do their products in the same order, and an H200's kernels do not.
+    agree(train(tiny_folder, groups, advantage_loss, **OPTIONS, **KINDS[kind]), expected, slack=4)
 
 
 def test_logprobs_are_those_of_transformers_on_a_cpu(tiny_folder: Path, groups: list[Group]) -> None:
