@@ -1,5 +1,6 @@
 """Runs on a GPU: they say where they ran, their prose follows the lesson, and one that is out of date is marked, not failed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,23 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_runs, "versions", lambda: GPU)
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a course whose lesson ran on a CPU and on a GPU, which each test gets a copy of."""
+    course = Course(tmp_path_factory.mktemp("course"))
+    course.lessons_dir.mkdir()
+    course.notebooks_dir.mkdir()
+    Workshop(course).write("a = 1", f"{WIDGET}\nprint(a)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_runs, "versions", lambda: GPU)
+        assert main(["--execute"], course.root) == 0
+        assert main(["--execute", "01", "--gpu"], course.root) == 0
+    return course.root
+
+
 @pytest.fixture
-def ran(workshop: Workshop, on_gpu: None) -> Workshop:
-    """A course whose lesson ran on a CPU and on a GPU."""
-    workshop.write("a = 1", f"{WIDGET}\nprint(a)")
-    assert main(["--execute"], workshop.course.root) == 0
-    assert main(["--execute", "01", "--gpu"], workshop.course.root) == 0
+def ran(once: Path, on_gpu: None, tmp_path: Path) -> Workshop:
+    workshop = Workshop(Course(shutil.copytree(once, tmp_path / "course")))
     assert main(["--check"], workshop.course.root) == 0
     return workshop
 

@@ -2,19 +2,15 @@ import json
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_lib.models import load_policy
-from course_lib.training import Group, PackedBatch, PolicyTrainer, ZeroPlan, launch
-from course_lib.training.zero_study import ZeroStudy, zero_study
+from course_lib.training import Group, PackedBatch, PolicyTrainer
 
 # One advantage a sample of `groups`, of both signs, so that a step neither only raises nor only lowers logprobs.
 ADVANTAGES = torch.tensor([1.0, -0.5, 0.8, 0.3, -0.2, 0.6, 1.2, -0.4, 0.5])
@@ -77,53 +73,6 @@ def advantage_loss() -> Callable[[PackedBatch, Tensor, Tensor], Tensor]:
 def snapshot() -> Callable[[PolicyTrainer], dict[str, Tensor]]:
     """A copy of each weight of a trainer."""
     return lambda trainer: {name: weight.cpu().clone() for name, weight in trainer.named_weights()}
-
-
-@pytest.fixture(scope="session")
-def small_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 8 M parameters: large enough that its memory is not all buffers, small enough for a core."""
-    folder = tmp_path_factory.mktemp("policies") / "small"
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=64,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    for source in tiny_folder.glob("*token*"):
-        shutil.copy2(source, folder / source.name)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def studies(small_folder: Path) -> dict[int, ZeroStudy]:
-    """`{ranks: study}` of real runs on 1 and 2 ranks: every stage, with and without checkpointing and offloading."""
-    plain = [ZeroPlan(stage) for stage in range(4)]
-    checkpointed = [replace(plan, gradient_checkpointing=True) for plan in plain]
-    offloaded = [replace(plan, offload_optimizer=True) for plan in plain[1:]]
-    both = [replace(plan, gradient_checkpointing=True) for plan in offloaded]
-    # On the cpu tier a rank alone has nothing to gather where weights are offloaded: they are in place.
-    weights_too = ZeroPlan(3, offload_optimizer=True, offload_param=True)
-    # Over an hour: a hang is a failure, how long it takes is not.
-    options: dict[str, Any] = {"steps": 1, "rows": 2, "length": 64, "timeout": 3600}
-    return {
-        1: zero_study(small_folder, 1, plans=[*plain, *both, checkpointed[0]], **options),
-        2: zero_study(small_folder, 2, plans=[*plain, *checkpointed, *offloaded, weights_too], **options),
-    }
-
-
-@pytest.fixture(scope="session")
-def two_ranks(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two ranks found about their own tensors and about collectives; see holdings_worker.py."""
-    out = tmp_path_factory.mktemp("holdings")
-    worker = Path(__file__).with_name("holdings_worker.py")
-    launch(worker, ranks=2, arguments=[str(tiny_folder), str(out)], timeout=3600)
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.fixture

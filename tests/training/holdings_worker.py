@@ -1,4 +1,4 @@
-"""One of two ranks of test_holdings.py and test_communication.py: looks at its own tensors, and counts known collectives."""
+"""One of two ranks of test_holdings.py: looks at its own tensors, and counts known collectives."""
 
 import json
 import os

@@ -1,5 +1,6 @@
-"""Who holds what, read off live engines: the ranks' parts make up the whole, and are where they are said to be."""
+"""Who holds what and who sends what, read off live engines: numbers are where they are said to be, and none is missed."""
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from course_lib.training import Group, PolicyTrainer, TrainerConfig, holdings, tensor_bytes
-from course_lib.training.holdings import STATES, before_each_step, merged
-from course_lib.training.zero_study import ZeroStudy
+from course_lib.training import CommunicationLog, Group, PolicyTrainer, TrainerConfig, holdings, launch, tensor_bytes
+from course_lib.training.holdings import before_each_step, merged
 
-OPTIMIZER = ("master", "exp_avg", "exp_avg_sq")
+NUMBERS = 4 * 1000  # bytes of holdings_worker.NUMBERS in fp32
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two ranks found about their own tensors and about collectives; see holdings_worker.py."""
+    out = tmp_path_factory.mktemp("holdings")
+    worker = Path(__file__).with_name("holdings_worker.py")
+    launch(worker, ranks=2, arguments=[str(tiny_folder), str(out)], timeout=3600)
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8))
@@ -22,37 +31,6 @@ def test_merged_ranges_are_the_same_numbers(ranges: list[tuple[int, int]]) -> No
     found = merged(ranges)
     assert {n for pair in found for n in range(*pair)} == {n for pair in ranges for n in range(*pair)}
     assert all(one[1] < other[0] for one, other in pairwise(found))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("state", STATES)
-def test_two_ranks_share_what_the_stage_cuts_and_both_have_the_rest(studies: dict[int, ZeroStudy], state: str) -> None:
-    cut_from = {"weights": 3, "gradients": 2} | dict.fromkeys(OPTIMIZER, 1)
-    for run in studies[2].runs:
-        whole = studies[2].parameters
-        ranges = [rank.holdings.ranges(state) for rank in run.ranks]
-        assert merged(pair for each in ranges for pair in each) == [(0, whole)]
-        covered = [sum(end - start for start, end in each) for each in ranges]
-        if run.plan.stage < cut_from[state] and not (state == "gradients" and run.plan.offload_optimizer):
-            assert covered == [whole, whole]
-        elif state in OPTIMIZER:
-            assert sum(covered) == whole  # no number twice
-        else:
-            # A weight that the cut goes through adds up whole on both; small ones stay whole in stage 3.
-            assert all(each < 0.75 * whole or run.plan.stage == 1 for each in covered)
-
-
-@pytest.mark.slow
-def test_the_optimizer_has_total_over_ranks_elements(studies: dict[int, ZeroStudy]) -> None:
-    for ranks, study in studies.items():
-        for run in study.runs:
-            share = study.parameters / (ranks if run.plan.stage else 1)
-            for rank in run.ranks:
-                for state in OPTIMIZER:
-                    # Padding: to a multiple of the ranks, of each weight by itself in stage 3.
-                    assert share <= rank.holdings.elements(state) <= share + 100
-                    assert rank.holdings.bytes(state, host=run.plan.offload_optimizer) == rank.holdings.bytes(state)
-                    assert rank.holdings.bytes(state) == 4 * rank.holdings.elements(state)
 
 
 @pytest.mark.slow
@@ -99,3 +77,39 @@ def test_looking_ends_with_the_block(
     assert held.bytes("gradients") == 0
     assert held.ranges("gradients") == []
     assert "gradients 0.0 MiB" in repr(held)
+
+
+@pytest.fixture(scope="module")
+def counted(two_ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rank["collectives"] for rank in two_ranks]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "calls", "size"),
+    [
+        ("all-reduce", 2, 2 * 2 * NUMBERS),  # each a reduce-scatter and an all-gather
+        ("all-gather", 2, 2 * NUMBERS),
+        ("reduce-scatter", 1, NUMBERS),
+        ("broadcast", 1, NUMBERS),
+    ],
+)
+def test_each_collective_counts_its_whole_tensor(
+    counted: list[dict[str, Any]], kind: str, calls: int, size: int
+) -> None:
+    for rank in counted:
+        assert rank[kind] == {"kind": kind, "calls": calls, "bytes": size}
+
+
+@pytest.mark.slow
+def test_nothing_else_counts(counted: list[dict[str, Any]]) -> None:
+    for rank in counted:
+        assert rank["all"] == 8 * NUMBERS
+        assert set(rank) - {"all", "said", "barrier"} == {"all-reduce", "all-gather", "reduce-scatter", "broadcast"}
+        assert "2 x all-reduce 0.0 MiB" in rank["said"]
+
+
+def test_a_log_of_nothing() -> None:
+    log = CommunicationLog()
+    assert log.bytes == 0
+    assert list(log) == []

@@ -1,5 +1,9 @@
 """Bytes of living tensors: each storage once, gradients too, and gone when the tensors are."""
 
+import gc
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,13 +13,22 @@ from course_lib.training import tensor_bytes
 SIZES = {torch.float32: 4, torch.bfloat16: 2, torch.int64: 8}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_objects() -> Iterator[None]:
+    """Each count looks at all objects that the collector knows: seconds where other tests left millions of them."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def grown(before: dict[str, int]) -> dict[str, int]:
     after = tensor_bytes()
     return {dtype: size for dtype in {*before, *after} if (size := after.get(dtype, 0) - before.get(dtype, 0))}
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(SIZES)), st.integers(1, 1000)), max_size=5))
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=30)
 def test_every_tensor_counts_and_only_while_it_lives(made: list[tuple[torch.dtype, int]]) -> None:
     before = tensor_bytes()
     tensors = [torch.zeros(count, dtype=dtype) for dtype, count in made]

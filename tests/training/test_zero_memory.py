@@ -1,6 +1,5 @@
-"""`training_memory` and the bytes that ranks exchange, against real runs of DeepSpeed and against what must hold anyway."""
+"""`training_memory` and the bytes that ranks exchange, against what must hold; test_zero_study.py has them against real runs."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,14 +14,12 @@ from course_lib.training.memory import SavedActivations
 from course_lib.training.zero_memory import (
     CATEGORIES,
     MAX_LIVE,
-    REDUCE_BUCKET,
     communication_bytes,
     deepspeed_communication_bytes,
     layer_activations,
     persistent_parameters,
     saved_activations,
 )
-from course_lib.training.zero_study import StageRun, ZeroStudy
 
 SHAPES = st.sampled_from([shape for shape in MODELS.values() if shape.gated_mlp])
 PLANS = st.builds(
@@ -36,54 +33,6 @@ PLANS = st.builds(
     st.booleans(),
 )
 STATES = CATEGORIES[:5]
-
-
-def runs(studies: dict[int, ZeroStudy]) -> Iterator[tuple[ZeroStudy, StageRun]]:
-    for study in studies.values():
-        for run in study.runs:
-            yield study, run
-
-
-@pytest.mark.slow
-def test_every_state_is_as_large_as_the_live_tensors(studies: dict[int, ZeroStudy]) -> None:
-    for study, run in runs(studies):
-        budget = study.predicted(run)
-        for rank in run.ranks:
-            for state in STATES:
-                for host, parts in ((False, budget.device), (True, budget.host)):
-                    measured = rank.holdings.bytes(state, host=host)
-                    assert parts[state] == pytest.approx(measured, rel=0.1), f"{run.plan}: {state}, host={host}"
-
-
-@pytest.mark.slow
-def test_the_fullest_moment_is_as_full_as_measured(studies: dict[int, ZeroStudy]) -> None:
-    for study, run in runs(studies):
-        budget = study.predicted(run)
-        whole = budget.device_bytes + budget.host_bytes
-        assert whole == pytest.approx(run.peak_bytes, rel=0.1), str(run.plan)
-        # The bucket is so large beside this model that with it nearly anything would be within 10 %. Without it there is some
-        # room for chance: on a busy machine a collective holds what it has sent for longer (13 % were seen once).
-        bucket = 2 * REDUCE_BUCKET if run.plan.stage else 0
-        assert whole - bucket == pytest.approx(run.peak_bytes - bucket, rel=0.2), str(run.plan)
-
-
-@pytest.mark.slow
-def test_activations_are_what_autograd_saved(studies: dict[int, ZeroStudy]) -> None:
-    for study, run in runs(studies):
-        on = run.plan.gradient_checkpointing
-        predicted = saved_activations(study.shape, study.tokens, study.length, gradient_checkpointing=on)
-        for rank in run.ranks:
-            assert predicted == pytest.approx(rank.activation_bytes, rel=0.03), str(run.plan)
-
-
-@pytest.mark.slow
-def test_deepspeed_moves_what_it_is_said_to(studies: dict[int, ZeroStudy]) -> None:
-    for study, run in runs(studies):
-        expected = deepspeed_communication_bytes(study.shape, run.plan, study.micro_batches)
-        assert run.moved_bytes == pytest.approx(expected, rel=0.01), str(run.plan)
-        first = sum(traffic.bytes for traffic in run.ranks[0].first_traffic)
-        # Stage 3 gives every weight back at once in its first pass, and gathers it again.
-        assert first > 1.2 * expected if run.plan.stage == 3 and run.plan.ranks > 1 else first == run.moved_bytes
 
 
 def config(kind: type[PretrainedConfig], **sizes: int | bool) -> PretrainedConfig:
@@ -116,7 +65,9 @@ def test_saved_activations_of_other_models(name: str, checkpointing: bool) -> No
         with SavedActivations(policy) as saved:
             logprobs, _ = policy(batch)
         predicted = saved_activations(shape, rows * length, length, gradient_checkpointing=checkpointing)
-        assert predicted == pytest.approx(saved.storages.bytes, rel=0.03)
+        # The batch's own numbers are in one tensor, all of which is saved for the sake of some; no prediction counts it.
+        own = batch.targets.untyped_storage().nbytes()
+        assert predicted == pytest.approx(saved.storages.bytes - own, rel=0.03)
         logprobs.sum().backward()
         del logprobs
         assert saved.storages.bytes < predicted / 2  # the backward pass lets go of them
