@@ -17,7 +17,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from course_lib.grading.notebook import built_cells, course_of, edited, save_bytes
+from course_lib.grading.notebook import built_cells, course_of, edited
+from course_lib.grading.saving import save_bytes
 
 BACKUPS = ".backup"
 _TOP = ""  # the anchor of cells before the first one of the course

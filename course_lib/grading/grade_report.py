@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.grading.judge import Result
-from course_lib.grading.notebook import save_bytes
 from course_lib.grading.report import Criterion
 from course_lib.grading.runner import Grade
+from course_lib.grading.saving import save_bytes
 from course_lib.grading.show import result_html, sign
 from course_lib.machine.versions import versions
 

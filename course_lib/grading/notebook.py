@@ -11,12 +11,13 @@ learner's own. A solution's answer carries the hash of the stub, so that it coun
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+
+from course_lib.grading.saving import save_bytes
 
 ROLES = ("task", "answer", "try", "check")
 """What a cell of an exercise is for: its text, the stub to fill, a look at what it does, and the check."""
@@ -97,14 +98,3 @@ def save(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook in one step: a broken-off save leaves the old file whole."""
     content: str = nbformat.v4.writes(notebook)
     save_bytes((content.rstrip("\n") + "\n").encode(), path)
-
-
-def save_bytes(content: bytes, path: Path) -> None:
-    """Write a file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

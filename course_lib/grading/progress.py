@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from course_lib.grading.notebook import save_bytes
+from course_lib.grading.saving import save_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMAT = 1

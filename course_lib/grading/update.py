@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from course_lib.grading.carry_over import back_up, carry_over, changed_stubs
-from course_lib.grading.notebook import load, read, save, save_bytes
+from course_lib.grading.notebook import load, read, save
+from course_lib.grading.saving import save_bytes
 
 FOLDER = "exercises"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from course_lib.grading import notebook as files
 from course_lib.grading.carry_over import back_up, carry_over, changed_stubs
+from course_lib.grading.saving import save_bytes
 from nbbuild.convert import assemble, render
 from nbbuild.course import BuildError, Lesson
 
@@ -19,7 +20,7 @@ def build_exercises(lesson: Lesson) -> str:
     newer = assemble(lesson)
     path = lesson.notebook
     if not path.exists():
-        files.save_bytes(render(newer).encode(), path)
+        save_bytes(render(newer).encode(), path)
         return "written"
     content = path.read_bytes()
     if content == render(newer).encode():
@@ -29,7 +30,7 @@ def build_exercises(lesson: Lesson) -> str:
     except ValueError as error:
         raise BuildError(str(error)) from error
     if files.untouched(mine):
-        files.save_bytes(render(newer).encode(), path)
+        save_bytes(render(newer).encode(), path)
         return "written"
     merged = carry_over(mine, newer)
     if merged is mine:
