@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all. (Apart from `notebook`, whose nbformat takes a second to import.)"""
+"""Files that are there whole or not at all; apart from `notebook`, whose nbformat takes a second to import."""
 
 import os
 from pathlib import Path
