@@ -86,7 +86,8 @@ class LimitedKernel:
             code: what a cell holds.
             seconds: how long it may take.
         """
-        message = self._client.execute(code, store_history=False, allow_stdin=False)
+        # Unless it is told not to, a kernel that has met an error throws away what comes right after it.
+        message = self._client.execute(code, store_history=False, allow_stdin=False, stop_on_error=False)
         began = time.monotonic()
         while True:
             reply = self._reply(message)

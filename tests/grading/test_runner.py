@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell
 
 from course_lib.grading import runner
 from course_lib.grading.judge import Result
+from course_lib.grading.kernel import LimitedKernel
 from course_lib.grading.runner import Limits, grade_notebook
 from nbbuild.course import Course
 
@@ -153,7 +154,14 @@ def test_answers_count_without_the_courses_marks(path: Path) -> None:
 
     rewrite(path, strip)
     found = grade(path)
-    assert [result.earned for result in found.values()] == [10, 10, 10], list(found.values())
+    assert [result.earned for result in found.values()] == [10, 10, 10], "\n".join(map(str, found.values()))
+
+
+def test_a_cell_right_after_an_error_runs(tmp_path: Path) -> None:
+    with LimitedKernel(tmp_path, LIMITS.memory, {}) as kernel:
+        # By itself a race that is rarely lost: here the kernel never hears that it may go on.
+        kernel.run("get_ipython().kernel._post_dummy_stop_aborting_message = lambda *_: None", 20)
+        assert [kernel.run(code, 20).status for code in ("1 / 0", "x = 1")] == ["error", "ok"]
 
 
 def test_a_notebook_that_is_missing_or_broken_is_told(path: Path) -> None:
