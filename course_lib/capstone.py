@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,7 @@ class Memory:
             "--gpu-memory-utilization": self.gpu_memory_utilization,
             "--micro-batch-tokens": self.micro_batch_tokens,
         }
-        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-        return [*options, *(["--gradient-checkpointing"] if self.gradient_checkpointing else [])]
+        return [*_options(given), *(["--gradient-checkpointing"] if self.gradient_checkpointing else [])]
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,12 @@ class Order:
             "--run": self.run,
             "--reward-model": self.reward_model,
         }
-        options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-        return ["capstone", *options, *self.memory.arguments(), *(["--resume"] if self.resume else [])]
+        return ["capstone", *_options(given), *self.memory.arguments(), *(["--resume"] if self.resume else [])]
+
+
+def _options(given: Mapping[str, object]) -> list[str]:
+    """Return a command line's options; one without a value is left out."""
+    return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
 def newest_folder() -> Path:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from course_lib.machine.allocator import keep_freed_memory
-from course_lib.machine.tier import tier
+from course_lib.machine.tier import named_gpus, tier
 
 
 def cache_dir() -> Path:
@@ -60,7 +60,7 @@ def keep_to_own_gpu() -> None:
     DeepSpeed's launcher shows all GPUs to every rank, and an engine in this process would take the first one, like the
     engines of all other ranks. To be called before torch looks at the GPUs; harmless twice, and where there is one rank.
     """
-    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    visible = named_gpus() or []
     own = int(os.environ.get("LOCAL_RANK", "0"))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and own < len(visible) and len(visible) > 1:
         os.environ |= {"CUDA_VISIBLE_DEVICES": visible[own], "LOCAL_RANK": "0"}

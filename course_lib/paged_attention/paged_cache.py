@@ -148,6 +148,15 @@ class PagedKVCache:
         keys, values = self.kv[layer]
         keys.flatten(0, 1)[step.slot_mapping] = k
         values.flatten(0, 1)[step.slot_mapping] = v
+        return self.attend_stored(layer, q)
+
+    def attend_stored(
+        self, layer: int, q: Float[Tensor, "tokens heads head_dim"]
+    ) -> Float[Tensor, "tokens heads head_dim"]:
+        """Attend causally for the new tokens' queries, once their keys and values are in the slots of `slot_mapping`."""
+        step = self.metadata
+        assert step is not None
+        keys, values = self.kv[layer]
         return self.attention(q, keys, values, step.block_tables, step.seq_lens, step.query_lens)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:

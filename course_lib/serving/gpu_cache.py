@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from course_lib.paged_attention import AttentionMetadata, PagedKVCache
@@ -44,12 +44,3 @@ class GPUPagedCache(PagedKVCache):
         """Where the step's keys and values are to be written."""
         assert self.metadata is not None
         return self.metadata.slot_mapping
-
-    def attend_stored(
-        self, layer: int, q: Float[Tensor, "tokens heads head_dim"]
-    ) -> Float[Tensor, "tokens heads head_dim"]:
-        """Attend causally for the new tokens' queries, once their keys and values are in `slots`."""
-        assert self.metadata is not None
-        keys, values = self.kv[layer]
-        step = self.metadata
-        return self.attention(q, keys, values, step.block_tables, step.seq_lens, step.query_lens)

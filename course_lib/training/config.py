@@ -21,8 +21,6 @@ class TrainerConfig:
         micro_batch_tokens: tokens (padding counted) of one forward and backward pass; gradients add up over as many
             passes as a step needs. Lower it when memory runs out.
         gradient_checkpointing: keep only each layer's input and run the layer again in the backward pass.
-        compile_layers: compile the model's layers with `torch.compile`, once for all of them and for all shapes: the small
-            element-wise kernels of a layer become few. The first step then takes some ten seconds more, and rounding differs.
         offload_optimizer: keep the fp32 master copy and the optimizer's state in host memory, and step there.
         offload_param: keep the partitioned weights in host memory too, and bring each layer's over when it is its turn; with
             ZeRO-3 only.
@@ -37,7 +35,6 @@ class TrainerConfig:
     zero_stage: int = 2
     micro_batch_tokens: int = 4096
     gradient_checkpointing: bool = False
-    compile_layers: bool = False
     offload_optimizer: bool = False
     offload_param: bool = False
 
@@ -64,14 +61,6 @@ class TrainerConfig:
                 isinstance(getattr(self, name), bool),
                 f"{name} is {getattr(self, name)!r}; it must be True (to host memory) or False. Offload to NVMe is not supported.",
             )
-        _require(
-            isinstance(self.compile_layers, bool),
-            f"compile_layers is {self.compile_layers!r}; it must be True or False.",
-        )
-        _require(
-            self.zero_stage < 3 or not self.compile_layers,
-            "compile_layers is for zero_stage 0, 1 and 2: under ZeRO-3 DeepSpeed gathers weights between a layer's operations.",
-        )
         _require(
             self.zero_stage > 0 or not self.offload_optimizer,
             "offload_optimizer needs a ZeRO stage: stage 0 has no optimizer of its own to offload. Use zero_stage=1, 2 or 3.",

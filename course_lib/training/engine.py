@@ -63,9 +63,6 @@ class DeepSpeedTrainer(ABC):
         module: Any = self._module()
         if self.config.gradient_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.config.compile_layers:
-            for layer in module.model.base_model.layers:
-                layer.compile(dynamic=True)  # in place: names and checkpoints stay as they are
         module.to(machine.device())
         optimizer = torch.optim.AdamW(
             [weight for weight in module.parameters() if weight.requires_grad],

@@ -26,17 +26,11 @@ from course_lib.training import TrainerConfig
         ("offload_optimizer", "nvme"),
         ("offload_param", "nvme"),
         ("offload_param", 1),
-        ("compile_layers", "max-autotune"),
     ],
 )
 def test_a_wrong_value_is_named_and_the_right_ones_are_said(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{field} is .*must be"):
         TrainerConfig(**{field: value})
-
-
-def test_zero_3_gathers_inside_layers_and_so_compiles_none() -> None:
-    with pytest.raises(ValueError, match="compile_layers is for zero_stage 0, 1 and 2"):
-        TrainerConfig(zero_stage=3, compile_layers=True)
 
 
 def test_offload_needs_a_stage() -> None:
