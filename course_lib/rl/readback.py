@@ -45,16 +45,19 @@ def read_back(model: nn.Module) -> dict[str, Tensor]:
     Runs inside the engine, by `LLM.apply_model(read_back)`.
     """
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    return {name: value for path, module in model.named_modules() for name, value in _values(path, module, packed)}
+    units, modules = _Units(), model.named_modules()
+    return {name: value for path, module in modules for name, value in _values(path, module, packed, units)}
 
 
-def _values(path: str, module: nn.Module, packed: dict[str, list[str]]) -> Iterator[tuple[str, Tensor]]:
+def _values(
+    path: str, module: nn.Module, packed: dict[str, list[str]], units: "_Units"
+) -> Iterator[tuple[str, Tensor]]:
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
     layer: Any = module  # what vLLM's types say of its layers is less than what they have
     if isinstance(module, LinearBase):
-        read = _columns_through_kernel(layer, int(layer.input_size))
+        read = _columns_through_kernel(layer, int(layer.input_size), units)
         parent, _, last = path.rpartition(".")
         parts = packed.get(last, [last])
         # q, k and v (gate and up) are one matrix in the engine, one after another.
@@ -65,7 +68,7 @@ def _values(path: str, module: nn.Module, packed: dict[str, list[str]]) -> Itera
             for part, values in zip(parts, layer.bias.data.clone().split(sizes), strict=True):
                 yield f"{parent}.{part}.bias", values
     elif isinstance(module, ParallelLMHead):
-        yield f"{path}.weight", _columns_through_kernel(layer, int(layer.embedding_dim))[: layer.org_vocab_size]
+        yield f"{path}.weight", _columns_through_kernel(layer, int(layer.embedding_dim), units)[: layer.org_vocab_size]
     elif isinstance(module, VocabParallelEmbedding):
         yield f"{path}.weight", fingerprint(layer.weight.data)[: layer.org_vocab_size]
     else:
@@ -77,6 +80,7 @@ def read_back_fused(model: FusedTransformer) -> dict[str, Tensor]:
     """Return `{Hugging Face name: fingerprint}` of the weights that our engine computes with."""
     own = model.model
     found = {"model.embed_tokens.weight": fingerprint(own.embed_tokens.weight)}
+    units = _Units()
     for index, fused in enumerate(model.layers):
         layer, path = fused.layer, f"model.layers.{index}"
         attention, mlp = layer.self_attn, layer.mlp
@@ -87,33 +91,37 @@ def read_back_fused(model: FusedTransformer) -> dict[str, Tensor]:
             (fused.down, {"mlp.down_proj": mlp.down_proj}),
         ]
         for product, parts in merged:
-            rows = _columns_of_product(product).split([part.out_features for part in parts.values()])
+            rows = _columns_of_product(product, units).split([part.out_features for part in parts.values()])
             found |= {f"{path}.{name}.weight": read for name, read in zip(parts, rows, strict=True)}
         # Norms and biases are used as they are.
         found |= {
             f"{path}.{name}": value.detach().clone() for name, value in layer.named_parameters() if value.dim() == 1
         }
     found["model.norm.weight"] = own.norm.weight.detach().clone()
-    found["lm_head.weight"] = _columns_of_product(model._head)  # noqa: SLF001  it has no other name
+    found["lm_head.weight"] = _columns_of_product(model._head, units)  # noqa: SLF001  it has no other name
     return found
 
 
-def _columns_of_product(product: PackedLinear) -> Tensor:
+class _Units(dict[tuple[int, torch.dtype, torch.device], Tensor]):
+    """The unit vectors of the compared columns, [columns, width]: made once for all matrices of a width."""
+
+    def __missing__(self, kind: tuple[int, torch.dtype, torch.device]) -> Tensor:
+        width, dtype, device = kind
+        units = torch.zeros((len(columns(width)), width), dtype=dtype, device=device)
+        units[:, _spread(width)].fill_diagonal_(1)  # no list of places: a GPU would wait for each to be copied
+        self[kind] = units
+        return units
+
+
+def _columns_of_product(product: PackedLinear, units: _Units) -> Tensor:
     """Return the compared columns of the matrix that a product multiplies with: [rows, columns]."""
-    bare = copy(product)
+    bare, weight = copy(product), product.weight
     bare.bias = None
-    return bare(_units(product.weight)).T
+    return bare(units[weight.shape[1], weight.dtype, weight.device]).T
 
 
-def _columns_through_kernel(layer: Any, width: int) -> Tensor:
+def _columns_through_kernel(layer: Any, width: int, units: _Units) -> Tensor:
     """Return the compared columns of a vLLM layer's matrix, as its kernel multiplies with them: [rows, columns]."""
-    result: Tensor = layer.quant_method.apply(layer, _units(next(iter(layer.parameters())), width), bias=None)
+    weight = next(iter(layer.parameters()))
+    result: Tensor = layer.quant_method.apply(layer, units[width, weight.dtype, weight.device], bias=None)
     return result.detach().T
-
-
-def _units(weight: Tensor, width: int | None = None) -> Tensor:
-    """Return the unit vectors of the compared columns, in a weight's dtype and on its device: [columns, width]."""
-    width = weight.shape[1] if width is None else width
-    units = torch.zeros((len(columns(width)), width), dtype=weight.dtype, device=weight.device)
-    units[:, _spread(width)].fill_diagonal_(1)  # no list of places: a GPU would wait for each to be copied
-    return units
