@@ -59,9 +59,7 @@ def recipe(
     if (tier or machine.tier()) == "gpu":
         loop = LoopConfig(steps=steps or 25, prompts_per_step=64, samples_per_prompt=8, seed=seed, evaluate_every=5)
         trainer = TrainerConfig(learning_rate=2e-5, zero_stage=stage, micro_batch_tokens=16384)
-        # No prefix cache: a prompt of the capstone's fills one block at most, and keeping the books of 512 requests' blocks
-        # takes vLLM a tenth of the time that it generates.
-        return Recipe(loop, trainer, chosen, rollout={"enforce_eager": False, "enable_prefix_caching": False})
+        return Recipe(loop, trainer, chosen, rollout={"enforce_eager": False})
     # Sampling until enough groups have a signal makes few prompts do, and takes more time a step. Its penalty for overlong
     # responses needs room above the usual length.
     patient = bool(chosen.dynamic_sampling)

@@ -30,7 +30,6 @@ class VLLMRollout(PolicyRollout):
         gpu_memory_utilization: share of the GPU's memory for vLLM as a whole; the trainer needs the rest.
         enforce_eager: no CUDA graphs: starts sooner, decodes slower. Without effect on the CPU tier, which has none.
         block_size: tokens of a KV block; only whole blocks are shared through the prefix cache.
-        enable_prefix_caching: whether requests share the blocks of equal beginnings.
         logprobs_mode: vLLM's; the default gives the logprobs of what is sampled from, after the temperature.
         seed: of the engine.
         dtype: of weights and KV cache.
@@ -52,7 +51,6 @@ class VLLMRollout(PolicyRollout):
         gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
         enforce_eager: bool = True,
         block_size: int = 32,
-        enable_prefix_caching: bool = True,
         logprobs_mode: str = "processed_logprobs",
         seed: int = 0,
         dtype: str = "bfloat16",
@@ -68,7 +66,7 @@ class VLLMRollout(PolicyRollout):
             "block_size": block_size,
             "seed": seed,
             "logprobs_mode": logprobs_mode,
-            "enable_prefix_caching": enable_prefix_caching,
+            "enable_prefix_caching": True,
             "kv_cache_memory_bytes": kv_cache_bytes,
         }
         if machine.tier() == "cpu":
@@ -86,7 +84,6 @@ class VLLMRollout(PolicyRollout):
         except EngineError as error:
             raise RolloutError(str(error).replace("kv_cache_memory_bytes", "kv_cache_bytes")) from error
         super().__init__(Path(folder), llm, max_model_len, block_size, kv_cache_bytes)
-        self._caching = enable_prefix_caching
         self._sleep_mode = bool(options.get("enable_sleep_mode"))
         # On the CPU tier vLLM packs what it loads, and a copy would not reach the packed matrix.
         self._copies = machine.tier() == "gpu" and bool(llm.apply_model(CopyPlan.fits)[0])
@@ -131,8 +128,6 @@ class VLLMRollout(PolicyRollout):
         Raises:
             RolloutError: requests are still running.
         """
-        if not self._caching:  # vLLM would walk through all of its blocks nevertheless
-            return
         if not self.llm.reset_prefix_cache():
             raise RolloutError(
                 "the prefix cache can't be reset while requests are running: let generate() return first."

@@ -48,6 +48,10 @@ def start_vllm(model: str | PathLike[str], **options: Any) -> Any:
         # vLLM's CPU attention uses AMX tiles, which Linux gives to a process that asks. oneDNN asks at its first large product;
         # a short prompt that comes before one would end the process (SIGILL).
         torch.cpu._init_amx()  # noqa: SLF001  torch has no other name for it
+    else:
+        # vLLM has one pool for all CUDA graphs of a process, and a pool goes with the last graph in it: the next engine would
+        # capture into one that is no longer there. Without one it makes its own.
+        type(vllm.platforms.current_platform)._global_graph_pool = None  # noqa: SLF001  there is no other way to it
     options = default_options() | {"use_tqdm_on_load": False} | options
     try:
         with keep_threads():

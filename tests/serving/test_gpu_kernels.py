@@ -84,6 +84,7 @@ def test_rotate_and_store(dtype: torch.dtype, normed: bool, heads: int, kv_heads
     assert (keys.flatten(0, 1)[others] == 7).all() and (values.flatten(0, 1)[others] == 7).all()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py asks the GPU itself")
 def test_the_model_of_kernels_is_the_model(folder: Path) -> None:
     model = FusedTransformer(Transformer.load(folder))
     config, rng = model.config, random.Random(0)
