@@ -798,24 +798,37 @@ serve_table("serve_smollm2_h200")
 serve_plot("serve_qwen3_h200", "serve_smollm2_h200")
 
 # %% [markdown]
-# When our engine first ran there, it had half of vLLM's speed: a step of the larger model took 14.6 ms, in which the GPU worked for
-# 8.4. One thing it had already, and three were missing:
+# ### Five rungs
 #
-# - **CUDA graphs** (`serving/cuda_graphs.py`): a decode step is hundreds of kernels of a few microseconds, and Python can't launch them
-#   as fast as the GPU does them. So a step is recorded once for each batch size, and launched as one.
-# - **Fused kernels** (`serving/gpu_kernels.py`): between two matrix products there are a norm with its residual, or a rotation and a
-#   write to the cache, or SiLU and a product. Each is one kernel that reads once and writes once: 0.3 ms of a step, before 1.3.
-# - **Two random numbers** (`serving/gpu_draw.py`): a race between 150,000 tokens needs as many random numbers, and they cost more than
-#   reading the logits. A draw of a part of the vocabulary, and then of a token in it, needs two: 0.06 ms, before 1.1.
-# - **A step ahead** (`scheduling/async_scheduler.py`): a plan needs to know how many tokens a request has, and not which. So a step is
-#   planned and launched before the last one's tokens are read; they go from step to step on the GPU. The 6 ms of the host then
-#   pass while the GPU works. The price: a stop token is found one step late.
+# Our engine did not start there. Here is how it got up, each rung measured with all below it, on the same requests
+# (`course bench serve --engines naive,paged,graphs,fused,ours --rounds 1`). **Predict**: which rung gains most for the larger model,
+# and which for the small one? (One run each, with another benchmark on the other GPU; above is the better of two.)
+
+# %%
+serve_table("ladder_qwen3_h200")
+
+# %%
+serve_plot("ladder_qwen3_h200", "ladder_smollm2_h200")
+
+# %% [markdown]
+# 1. **The first kernel** of lesson 03 is right, and reads each key once for every query head.
+# 2. **Heads packed, keys split** (lesson 03's last kernel): a key is read once for all heads that share it. That is the larger
+#    model's best rung, 2.6 times as fast: its steps wait for the memory. The small model's don't.
+# 3. **CUDA graphs** (`serving/cuda_graphs.py`): a decode step is hundreds of kernels of a few microseconds, and Python can't launch
+#    them as fast as the GPU does them. So a step is recorded once for each batch size, and launched as one. The small
+#    model's best rung, 3.4 times as fast.
+# 4. **Fused kernels** (`serving/gpu_kernels.py`): between two matrix products there are a norm with its residual, or a rotation and a
+#    write to the cache, or SiLU and a product. Each is one kernel that reads once and writes once. And sampling draws **two random
+#    numbers** a row instead of one for each of 150,000 tokens (`serving/gpu_draw.py`).
+# 5. **A step ahead** (`scheduling/async_scheduler.py`): a plan needs to know how many tokens a request has, and not which. So a step is
+#    planned and launched before the last one's tokens are read; they go from step to step on the GPU, and the host's time passes
+#    while the GPU works. The price: a stop token is found one step late.
 #
-# The figures are from [docs/gpu_notes.md](../docs/gpu_notes.md). What is left above the floor for the larger model:
-# attention reads keys and values at 81 to 88 % of the nominal bandwidth in large batches (lesson 03), and the matrix products of a
-# step take nearly the same time for few requests as for many.
+# What each part of a step took, before and after, is in [docs/gpu_notes.md](../docs/gpu_notes.md). What is left above the floor for the
+# larger model: attention reads keys and values at 81 to 88 % of the nominal bandwidth in large batches (lesson 03), and the matrix
+# products of a step take nearly the same time for few requests as for many.
 #
-# **vLLM today** has CUDA graphs, fused and compiled kernels, more kinds of attention kernels to choose from, and `async_scheduling`, on
+# **vLLM today** has all five: paged attention of several kinds, CUDA graphs, fused and compiled kernels, and `async_scheduling`, on
 # where it can be. It draws a random number for each logit (`_gumbel_sample_kernel`): 0.24 ms of a step here.
 
 # %% [markdown]
