@@ -40,7 +40,7 @@ from dataclasses import replace
 
 from course_lib import grading, machine, viz
 from course_lib.models import describe, load_policy
-from course_lib.rl import Addition, EngineRollout, RLLoop, VLLMRollout, capstone, free_folder
+from course_lib.rl import Addition, EngineRollout, RLLoop, VLLMRollout, capstone, find_room, free_folder
 from course_lib.rl.summary import summarize
 from course_lib.training import PolicyTrainer
 
@@ -51,11 +51,13 @@ machine.versions()
 #
 # The policy is a Hugging Face folder: `smollm2` is SmolLM2-135M-Instruct, made from a package without any model hub. Both
 # engines start from this one folder, in this one process. The numbers of the run are the tier's recipe: the same cells take
-# 128 samples a step on a CPU and 512 on a GPU.
+# 128 samples a step on a CPU and 512 on a GPU. A GPU has to have room for both: before anything starts, `find_room` adds up what
+# they take, and where that is more than is free, says which settings to lower.
 
 # %%
 folder = load_policy(os.environ.get("COURSE_POLICY", "smollm2"))
 recipe = capstone.recipe(steps=int(os.environ.get("COURSE_STEPS", "0")) or None, seed=1)
+find_room(folder, recipe.trainer, recipe.rollout)
 describe(folder)
 
 # %%
@@ -420,6 +422,25 @@ print(f"peak memory         {summary['peak_memory']['host']:.1f} GiB")
 
 # %%
 lesson_08.machines_table(summary, RESULTS / "capstone_h200.json", RESULTS / "capstone_2x_h200.json")
+
+# %% [markdown]
+# ### Four billion parameters
+#
+# SmolLM2 leaves such a GPU nearly empty. A model of Qwen3-4B's shape does not: its trainer takes 16 bytes a parameter (lesson 06),
+# 64 GB, before any activation, and vLLM wants its share. So the two take turns, with `VLLMRollout(..., sleep_mode=True)`: vLLM gives
+# its memory up while the policy is trained, and while vLLM has it, the optimizer's states lie on the host. Recorded with random
+# weights (`course bench scale --policy random:Qwen3-4B --sleep`). **Predict**: which phases pay for the turns?
+
+# %%
+from course_lib.machine.record import read_record
+from course_lib.viz.bench_plots import scale_plot
+
+scale_plot(read_record(RESULTS / "scale_qwen3_4b_h200.json", "course bench scale"))
+
+# %% [markdown]
+# `train` begins with the states' way back, and `sync` with their way out: 12 bytes a parameter, 48 GB, each way and in each step. The
+# weights themselves, 8 GB from one engine to the other on the same GPU, are 0.03 s of `sync`. Two ranks have half of the states each, so
+# they save time in both phases; and each generates half of the samples.
 
 # %% [markdown]
 # ## How others do it

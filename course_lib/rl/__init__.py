@@ -10,6 +10,7 @@ from course_lib.rl.problem import Problem
 from course_lib.rl.receipt import Receipt, SyncError
 from course_lib.rl.rewards import Reward, RewardError, exact_match, number_match
 from course_lib.rl.rollout import Rollout, RolloutError, SamplingConfig, VLLMRollout
+from course_lib.rl.room import Room, find_room
 from course_lib.rl.run_folder import RunError, free_folder
 from course_lib.rl.tasks import Addition, Task
 from course_lib.rl.weight_sync import WeightSync
@@ -30,6 +31,7 @@ __all__ = [
     "RewardError",
     "Rollout",
     "RolloutError",
+    "Room",
     "RunError",
     "SamplingConfig",
     "SyncError",
@@ -40,6 +42,7 @@ __all__ = [
     "World",
     "exact_match",
     "find_algorithm",
+    "find_room",
     "free_folder",
     "group_relative_advantages",
     "number_match",

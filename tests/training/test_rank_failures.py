@@ -169,8 +169,12 @@ def test_ctrl_c_ends_the_job(script: Script) -> None:
         lines.append(line)
         signal.pthread_kill(main, signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        launch(job, ranks=1, on_line=press, timeout=30)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch(job, ranks=1, on_line=press, timeout=30)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lines == ["True"]
 
 
