@@ -412,6 +412,7 @@ real = vllm.LLM(
     **quiet,
     num_gpu_blocks_override=13,
     kv_cache_memory_bytes=256 << 20,
+    gpu_memory_utilization=0.2,  # a GPU that others use too has no more; the pool is set above
     async_scheduling=False,
 )
 theirs = probe(real)

@@ -434,7 +434,7 @@ from course_lib.scheduling.comparable import comparable
 from course_lib.scheduling.trace import first_difference
 from course_lib.serving.probe import probe
 
-memory = {"num_gpu_blocks_override": 13, "kv_cache_memory_bytes": 64 << 20}
+memory = {"num_gpu_blocks_override": 13, "kv_cache_memory_bytes": 64 << 20, "gpu_memory_utilization": 0.2}
 quiet = {"enforce_eager": True, "skip_tokenizer_init": True, "use_tqdm_on_load": False}
 real = vllm.LLM(str(load_policy("tiny")), **options, **memory, **quiet, async_scheduling=False)
 theirs = probe(real)
