@@ -134,8 +134,6 @@ class EngineRollout(PolicyRollout):
 
     def cached_tokens(self) -> int:
         """Return how many tokens' keys and values the prefix cache knows: 0 right after its reset."""
-        if not self._caching:
-            return 0
         blocks = self.llm.llm_engine.scheduler.kv_manager.pool.blocks
         return self.block_size * sum(block.block_hash is not None for block in blocks)
 

@@ -197,9 +197,9 @@ def rows(record: dict[str, Any]) -> list[list[str]]:
 
 
 def _cases(ranks: Sequence[int], stages: Sequence[int], weak: bool) -> Iterator[ScaleCase]:
-    """Yield each combination once, few ranks first; with one rank, weak and strong are the same."""
-    for number in sorted(set(ranks)):
-        for stage in dict.fromkeys(stages):
+    """Yield each combination once; with one rank, weak and strong are the same."""
+    for stage in dict.fromkeys(stages):
+        for number in sorted(set(ranks)):
             yield ScaleCase(number, stage)
             if weak and number > 1:
                 yield ScaleCase(number, stage, "weak")

@@ -71,7 +71,8 @@ def test_a_receipt_tells_a_sync_from_none(
         train(trainer)
         assert str(sync.inspect().culprit).startswith("no sync")
         receipt = sync.push()
-        assert receipt.ok and receipt.changed > 0.5 and receipt.tensors >= 24, receipt
+        # In vLLM the tied lm_head is the embedding itself; ours has a product of its own for it.
+        assert receipt.ok and receipt.changed > 0.5 and receipt.tensors == (25 if name == "ours" else 24), receipt
     assert rollout.generate(request(PROMPTS), sampling).responses() != before  # graphs replay with the new weights
     rollout.shutdown()
 
