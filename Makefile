@@ -1,6 +1,7 @@
 # Every target first does what set-up is still missing (tools/bootstrap.py); the second time that takes a moment.
 #
 #   TIER=cpu|gpu    the engines, where the machine's own are not the ones you want
+#   POLICY=...      the policy to make ready, and to train: smollm2, tiny, a hub name or a folder
 #   PYTHON=...      the Python 3.11 or 3.12 to make .venv from
 #   ARGS="..."      options for the command: make capstone ARGS="--steps 3"
 
@@ -23,7 +24,7 @@ setup: ## Set up what is missing, and nothing else
 	@$(BOOTSTRAP)
 
 capstone: policy ## Run the whole loop: vLLM generates, DeepSpeed trains, the policy goes back
-	@$(RUN) course_lib capstone $(ARGS)
+	@$(RUN) course_lib capstone --policy $(POLICY) $(ARGS)
 
 lab: policy ## Open the course in JupyterLab
 	@find notebooks notebooks_gpu exercises solutions -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/jupyter trust {} + > .setup/trust.log 2>&1 || cat .setup/trust.log

@@ -59,10 +59,11 @@ def choose_launch(
     rows = max(16, min(most, triton.next_power_of_2(max(1, longest) * group)), triton.next_power_of_2(group))
     # A key's address needs the table's entry first, so a tile in flight takes two of Triton's stages: 3 fetch one tile ahead,
     # 5 two. All of it has to fit in a multiprocessor's shared memory, several times where programs are small. Measured on an
-    # H200 (`benchmark --tune`): small programs are best with 2 warps and one tile ahead, large ones with 4 and two.
+    # H200 (`benchmark --tune`): small programs are best with 2 warps and one tile ahead, large ones with 4 and two. Wide keys
+    # and many rows at once would not fit in the 99 KiB of a smaller GPU with two.
     wide = head_dim * q.element_size() > 256  # bytes of a key
     decode = rows == 16
-    tile, warps, stages = (32, 4, 5) if wide else (64, 2, 3) if decode else (64, 4, 5)
+    tile, warps, stages = (32, 4, 5 if decode else 3) if wide else (64, 2, 3) if decode else (64, 4, 5)
     programs = (tokens // (rows // group) + seqs if longest > 1 else seqs) * kv_heads
     keys = block_tables.shape[1] * block_size if max_seq_len is None else max_seq_len
     splits = choose_splits(programs, keys, _multiprocessors(q.device))
